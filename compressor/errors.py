@@ -1,0 +1,17 @@
+"""The one error type for what a user can mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CompressorError(Exception):
+    """What was asked, what was found, what to do, in one line; the command prints it and exits with 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Name the closest of ``known`` as a question, or list them all when nothing is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"

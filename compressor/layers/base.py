@@ -1,0 +1,273 @@
+"""The contract that every structured layer keeps, and the registry they stand in.
+
+A *method* is one file beside this one. It defines a frozen ``Config``, a subclass of `StructuredLayer`
+with every parameter made in ``__init__``, and registers it: ``@register("name")``. Nothing else in the
+project names a method.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from compressor.errors import CompressorError, nearest
+
+if TYPE_CHECKING:
+    import onnx
+
+ParameterKind = Literal["diagonal", "dense", "bias"]
+
+
+class LayerConfig(BaseModel):
+    """A method's own options: typed, checked, frozen; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_settings(cls, method: str, settings: Mapping[str, Any]) -> Self:
+        """Check ``settings`` (strings from ``--set key=value`` are converted) or say in one line what is wrong."""
+        for key in settings:
+            if key not in cls.model_fields:
+                raise CompressorError(
+                    f"method '{method}' has no setting '{key}'; {nearest(key, cls.model_fields)}"
+                )
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "settings"
+            raise CompressorError(
+                f"method '{method}': {where}={first['input']!r} is not valid: {first['msg']}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a site really sees: the second moment of its inputs in the compressed network.
+
+    ``covariance`` ``(in, in)`` is centred on ``mean`` ``(in,)`` where the layer has a bias to absorb the
+    mean, and the plain second moment (``mean`` zero) where it has none.
+    """
+
+    covariance: Tensor
+    mean: Tensor
+
+    @classmethod
+    def identity(cls, in_features: int) -> Metric:
+        """The metric without data: every input direction counts the same."""
+        return cls(torch.eye(in_features, dtype=torch.float64), torch.zeros(in_features, dtype=torch.float64))
+
+    def root(self) -> Tensor:
+        """Symmetric square root of the covariance, ``(in, in)`` float64; negative rounding clipped to 0."""
+        values, vectors = torch.linalg.eigh(self.covariance.double())
+        return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+    def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
+        """``‖(W − Ŵ) Σ^½‖ / ‖W Σ^½‖``, 0 for equal maps, 1 for the zero map."""
+        sigma = self.covariance.double()
+
+        def energy(m: Tensor) -> float:
+            m = m.double()
+            return float(((m @ sigma) * m).sum().clamp_min(0))
+
+        total = energy(weight)
+        return (energy(weight - approximation) / total) ** 0.5 if total > 0 else 0.0
+
+
+_exporting_onnx: contextvars.ContextVar[bool] = contextvars.ContextVar("exporting_onnx", default=False)
+
+
+@contextlib.contextmanager
+def onnx_export() -> Iterator[None]:
+    """Within it, a structured layer traces as one node of the ``compressor`` domain where it has one."""
+    token = _exporting_onnx.set(True)
+    try:
+        yield
+    finally:
+        _exporting_onnx.reset(token)
+
+
+class StructuredLayer(nn.Module, ABC):
+    """A map of the last axis, ``(..., in_features) -> (..., out_features)``, with few parameters.
+
+    Subclasses make every parameter in ``__init__`` (so that a layer on the meta device can be counted),
+    keep in ``config`` all that is needed to rebuild them, and store what is drawn at random as a seed:
+    buffers made from it are registered with ``persistent=False``.
+    """
+
+    method: ClassVar[str]
+    Config: ClassVar[type[LayerConfig]]
+    config: Any
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        config: LayerConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"in_features and out_features must be positive, not {in_features}, {out_features}")
+        if config is not None and settings:
+            raise ValueError("give either config or its settings by name, not both")
+        self.in_features = in_features
+        self.out_features = out_features
+        self.has_bias = bias
+        self.config = config if config is not None else self.Config.from_settings(self.method, settings)
+
+    # --- what a method must say -----------------------------------------------------------------
+
+    @abstractmethod
+    def transform(self, x: Tensor) -> Tensor:
+        """The layer itself in plain torch operators, ``(..., in) -> (..., out)``."""
+
+    @abstractmethod
+    def macs(self) -> int:
+        """Multiply-adds per example (two floating-point operations each) of the method's fast algorithm."""
+
+    @classmethod
+    @abstractmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
+        """The layer nearest to ``x Wᵀ + b`` in ``metric``. ``weight (out, in)``, ``bias (out,)`` or None.
+
+        Only for linear configurations; one with a nonlinearity inside is fitted with `fit_samples`.
+        """
+
+    @classmethod
+    @abstractmethod
+    def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
+        """``base`` changed so that the layer has as many parameters as it can within ``params``.
+
+        The smallest configuration when none fits.
+        """
+
+    # --- what a method may say ------------------------------------------------------------------
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the layer is an affine map (so that it has a dense equivalent)."""
+        return True
+
+    @property
+    def seeds(self) -> int:
+        """How many random seeds must be stored to rebuild what is not trained."""
+        return 0
+
+    def kind(self, name: str) -> ParameterKind:
+        """The kind of the parameter ``name``; diagonals train with a higher rate and without decay."""
+        return "bias" if name.endswith("bias") else "dense"
+
+    def fit_samples(self, x: Tensor, y: Tensor) -> float:
+        """Move the layer towards ``x (rows, in) -> y (rows, out)``; the relative error reached."""
+        from compressor.layers.solve import fit_to_samples
+
+        return fit_to_samples(self, x, y)
+
+    def onnx_node(self, x: Tensor) -> Tensor:
+        """The layer as traced for ONNX; methods with a function of their own emit one node here."""
+        return self.transform(x)
+
+    def onnx_functions(self) -> list[onnx.FunctionProto]:
+        """Bodies, in standard operators, of the functions that `onnx_node` calls (inner ones first)."""
+        return []
+
+    # --- what all share -------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.onnx_node(x) if _exporting_onnx.get() else self.transform(x)
+
+    def dense(self) -> tuple[Tensor, Tensor | None]:
+        """The equivalent ``weight (out, in)`` and ``bias (out,)``; ValueError when the layer is not linear."""
+        if not self.is_linear:
+            raise ValueError(f"a {self.method} layer with a nonlinearity inside has no dense equivalent")
+        reference = next(self.parameters())
+        eye = torch.eye(self.in_features, dtype=reference.dtype, device=reference.device)
+        offset = self.transform(torch.zeros_like(eye[:1]))[0]
+        return (self.transform(eye) - offset).T, offset if self.has_bias else None
+
+    def params(self) -> int:
+        """Numbers that must be stored to rebuild the layer: parameters, persistent buffers, seeds."""
+        buffers = sum(
+            buffer.numel()
+            for module in self.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name not in module._non_persistent_buffers_set
+        )
+        return self.trained_params() + buffers + self.seeds
+
+    def trained_params(self) -> int:
+        """Numbers that training moves ("dynamic" parameters in the sources)."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def extra_repr(self) -> str:
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.config.model_dump().items())
+        return f"{self.in_features}, {self.out_features}, bias={self.has_bias}, {settings}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method or preset: the layer class and the settings its name stands for."""
+
+    name: str
+    layer: type[StructuredLayer]
+    settings: Mapping[str, Any]
+    summary: str
+    source: str
+
+    def config(self, settings: Mapping[str, Any] | None = None) -> Any:
+        """The method's configuration with ``settings`` over the preset's own."""
+        return self.layer.Config.from_settings(self.name, {**self.settings, **(settings or {})})
+
+
+_methods: dict[str, Method] = {}
+
+
+LayerClass = TypeVar("LayerClass", bound=type[StructuredLayer])
+
+
+def register(
+    name: str, *, source: str, presets: Mapping[str, Mapping[str, Any]] | None = None
+) -> Callable[[LayerClass], LayerClass]:
+    """Class decorator: enter a layer class as method ``name``, with named presets of it."""
+
+    def enter(layer: LayerClass) -> LayerClass:
+        summary = (layer.__doc__ or "").strip().splitlines()[0]
+        layer.method = name
+        for entry, settings in {name: {}, **(presets or {})}.items():
+            if entry in _methods:
+                raise ValueError(f"method '{entry}' is registered twice")
+            _methods[entry] = Method(entry, layer, settings, summary, source)
+        return layer
+
+    return enter
+
+
+def method(name: str) -> Method:
+    """The registered method or preset ``name``; the nearest name is offered when there is none."""
+    if name not in _methods:
+        raise CompressorError(f"there is no method '{name}'; {nearest(name, _methods)}")
+    return _methods[name]
+
+
+def methods() -> dict[str, Method]:
+    """All registered methods and presets, by name."""
+    return dict(sorted(_methods.items()))
+
+
+def build(
+    name: str, in_features: int, out_features: int, *, bias: bool, config: Mapping[str, Any]
+) -> StructuredLayer:
+    """A fresh layer of method ``name`` from plain data, as a manifest holds it."""
+    entry = method(name)
+    return entry.layer(in_features, out_features, bias=bias, config=entry.layer.Config.from_settings(name, config))

@@ -1,0 +1,1 @@
+"""Fast transforms under the structured layers: plain torch as reference and fallback."""
