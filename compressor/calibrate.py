@@ -1,0 +1,127 @@
+"""What a site sees: streamed second moments and samples of its inputs, in the original and the compressed network.
+
+Nothing here keeps more than two ``(in, in)`` matrices and a bounded number of rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from compressor.layers import Metric
+
+_DAMPING = 1e-2  # of the mean diagonal, where the moments of the compressed prefix are inverted
+
+
+class _ReachedError(Exception):
+    """The site was reached: the rest of the network need not run."""
+
+
+@contextlib.contextmanager
+def _capture(module: nn.Module, *, output: bool = False) -> Iterator[list[Tensor]]:
+    """Collect what goes into ``module`` (or comes out of it) as rows ``(rows, features)``."""
+    caught: list[Tensor] = []
+
+    def before(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        caught.append(inputs[0].detach().reshape(-1, inputs[0].shape[-1]))
+        if not output:
+            raise _ReachedError
+
+    def after(_module: nn.Module, _inputs: object, out: Tensor) -> None:
+        caught[-1] = out.detach().reshape(-1, out.shape[-1])
+        raise _ReachedError
+
+    handles = [module.register_forward_pre_hook(before)]
+    if output:
+        handles.append(module.register_forward_hook(after))
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def rows_at(model: nn.Module, name: str, inputs: tuple[Tensor, ...], *, output: bool = False) -> Tensor:
+    """The rows that enter the module ``name`` (or leave it) at its first call, ``(rows, features)``."""
+    stopping = contextlib.suppress(_ReachedError)
+    with _capture(model.get_submodule(name), output=output) as caught, torch.no_grad(), stopping:
+        model(*inputs)
+    if not caught:
+        raise ValueError(f"'{name}' is never called")
+    return caught[0]
+
+
+@dataclass
+class Moments:
+    """Running moments of a site's inputs ``y`` (original network) and ``y'`` (compressed prefix)."""
+
+    features: int
+    count: int = 0
+    mean: Tensor = field(init=False)
+    mean_compressed: Tensor = field(init=False)
+    second: Tensor = field(init=False)  # E[y' y'ᵀ]
+    cross: Tensor = field(init=False)  # E[y y'ᵀ]
+
+    def __post_init__(self) -> None:
+        self.mean = torch.zeros(self.features, dtype=torch.float64)
+        self.mean_compressed = torch.zeros(self.features, dtype=torch.float64)
+        self.second = torch.zeros(self.features, self.features, dtype=torch.float64)
+        self.cross = torch.zeros(self.features, self.features, dtype=torch.float64)
+
+    def update(self, y: Tensor, y_compressed: Tensor) -> None:
+        """Take in rows ``(rows, features)`` of the same examples from both networks."""
+        total = self.count + len(y)
+        old, y, y_compressed = self.count / total, y.double().cpu(), y_compressed.double().cpu()
+        self.mean.mul_(old).add_(y.sum(0) / total)
+        self.mean_compressed.mul_(old).add_(y_compressed.sum(0) / total)
+        self.second.mul_(old).addmm_(y_compressed.T, y_compressed, alpha=1 / total)
+        self.cross.mul_(old).addmm_(y.T, y_compressed, alpha=1 / total)
+        self.count = total
+
+    def target(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, Metric]:
+        """The map to imitate and the metric to do it in, so that errors made before are compensated.
+
+        ``W* = W E[y y'ᵀ] E[y' y'ᵀ]⁻¹``: then ``E‖W y − Ŵ y'‖² = ‖(W* − Ŵ) Σ'^½‖² + const`` for every
+        Ŵ (AA-SVD, 2026). Centred moments where there is a bias, and ``b* = b + W μ − W* μ'``. Where both
+        networks give the same inputs, ``W* = W`` exactly.
+        """
+        dtype = weight.dtype
+        original = weight = weight.double()
+        zero = torch.zeros_like(self.mean)
+        mu, mu_compressed = (zero, zero) if bias is None else (self.mean, self.mean_compressed)
+        second = self.second - torch.outer(mu_compressed, mu_compressed)
+        shift = self.cross - torch.outer(mu, mu_compressed) - second
+        if bool(shift.abs().max() > 1e-9 * second.abs().max()):
+            damped = second + _DAMPING * second.diagonal().mean() * torch.eye(self.features, dtype=second.dtype)
+            weight = weight + torch.linalg.solve(damped, (weight @ shift).T).T
+        target_bias = None if bias is None else (bias.double() + original @ mu - weight @ mu_compressed).to(dtype)
+        return weight.to(dtype), target_bias, Metric(second, mu_compressed)
+
+
+def moments(
+    site: str,
+    teacher: nn.Module,
+    student: nn.Module,
+    batches: Iterable[tuple[Tensor, ...]],
+    *,
+    same_prefix: bool,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Moments:
+    """Stream ``batches`` of model inputs through both networks up to ``site``.
+
+    ``same_prefix`` says that nothing before the site was changed, so that one network need not run.
+    """
+    collected: Moments | None = None
+    for inputs in batches:
+        y = rows_at(teacher, site, inputs)
+        y_compressed = y if same_prefix else rows_at(student, site, inputs)
+        collected = collected or Moments(y.shape[-1])
+        collected.update(y, y_compressed)
+        advance(len(inputs[0]))
+    if collected is None:
+        raise ValueError("no batches to take moments of")
+    return collected

@@ -1,0 +1,170 @@
+"""A candidate: one network that the report compares, with its files, its quality and its speed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressor_converters import manifest as manifests
+from compressor_converters.onnx_file import save_onnx
+from compressor_converters.pt2 import save_pt2
+from compressor_converters.safetensors_file import save as save_safetensors
+from torch import Tensor, nn
+
+from compressor.case import Case
+from compressor.distill import Distilled
+from compressor.fit import Fitted
+from compressor.measure import (
+    Latency,
+    count_macs,
+    count_params,
+    evaluate,
+    fidelity,
+    first_output,
+    latencies,
+    one_thread,
+    ort_session,
+    run_ort,
+)
+from compressor.report import LatencyRow, Side
+from compressor.sites import structured
+
+BATCHES = (1, 32)
+_TIMING_SECONDS = 1.5  # for each runtime and batch size, all candidates together
+FILES = ("model.safetensors", "model.onnx", "model.pt2")
+
+
+@dataclass
+class Candidate:
+    """A network in memory and the folder its files are in. ``model`` is None for one that is only an ONNX file."""
+
+    name: str
+    model: nn.Module | None
+    folder: Path
+    fitted: list[Fitted] = field(default_factory=list)
+    distilled: Distilled | None = None
+    notes: list[str] = field(default_factory=list)
+    latency: dict[str, dict[str, LatencyRow]] = field(default_factory=dict)
+
+    @property
+    def onnx(self) -> Path:
+        """The ONNX file."""
+        return self.folder / "model.onnx"
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file written."""
+        return {name: (self.folder / name).stat().st_size for name in FILES if (self.folder / name).exists()}
+
+
+def temporary_folder(case: Case, name: str) -> Path:
+    """A folder for the files of one candidate that goes when the case does."""
+    keep = tempfile.TemporaryDirectory(prefix=f"compress-{name}-")
+    case.temporary.append(keep)
+    return Path(keep.name)
+
+
+def export(case: Case, candidate: Candidate) -> None:
+    """Write the candidate's three files into its folder."""
+    assert candidate.model is not None
+    assert case.example is not None
+    model = candidate.model.cpu().eval()
+    example = tuple(x.cpu() for x in case.example)
+    described = manifests.describe(model, arch=case.recipe.arch, input_names=case.loaded.input_names)
+    save_safetensors(model, described, candidate.folder / "model.safetensors")
+    for note in (
+        save_pt2(model, example, candidate.folder / "model.pt2"),
+        save_onnx(model, example, candidate.onnx, input_names=case.loaded.input_names),
+    ):
+        if note:
+            candidate.notes.append(note)
+
+
+def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float = _TIMING_SECONDS) -> None:
+    """Time all candidates alternately, on one thread: torch and stock onnxruntime, each batch size."""
+    with case.progress("measure", 2 * len(BATCHES)) as advance, one_thread(), torch.inference_mode():
+        for rows in BATCHES:
+            inputs = tuple(x.cpu() for x in case.inputs(rows))
+            runs = {c.name: _torch_run(c.model, inputs) for c in candidates if c.model is not None}
+            _enter(candidates, "torch", rows, latencies(runs, seconds=seconds))
+            advance(1)
+            sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
+            _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=seconds))
+            advance(1)
+
+
+def _torch_run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+    return lambda: model(*inputs)
+
+
+def _ort_run(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+    session = ort_session(path)
+    return lambda: run_ort(session, inputs)
+
+
+def _enter(candidates: Sequence[Candidate], runtime: str, rows: int, measured: Mapping[str, Latency]) -> None:
+    for candidate in candidates:
+        if candidate.name in measured:
+            found = measured[candidate.name]
+            row = LatencyRow(median=found.median_ms, p10=found.p10_ms, p90=found.p90_ms)
+            candidate.latency.setdefault(runtime, {})[str(rows)] = row
+
+
+def side(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], float] | None) -> Side:
+    """What the report says of one candidate."""
+    model = candidate.model
+    counts: dict[str, Any] = {"params": None, "dense_params": None, "macs": None}
+    if model is not None:
+        counts = count(case, model, candidate.fitted)
+    return Side(
+        **counts,
+        **quality(case, candidate, eval_fn),
+        size_bytes=candidate.sizes(),
+        latency_ms=candidate.latency,
+    )
+
+
+def count(case: Case, model: nn.Module, fitted: Sequence[Fitted] = ()) -> dict[str, Any]:
+    """Parameters, parameters in the dense maps or what stands for them, and multiply-adds per example."""
+    layers = dict(structured(model))
+    gone = {name for result in fitted if result.kept_because is None for name in result.entry.sites}
+    dense = sum(site.params for name, site in case.sites.items() if name not in gone)
+    one = None if case.example is None else tuple(x[:1].to(_device(model)) for x in case.example)
+    return {
+        "params": count_params(model),
+        "dense_params": dense + sum(layer.params() for layer in layers.values()),
+        "macs": None if one is None else count_macs(model, one),
+    }
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], float] | None) -> dict[str, Any]:
+    """Accuracy, or the named metric, where there are labels; else agreement with the original."""
+    if eval_fn is not None and candidate.model is not None:
+        return {"metric": "eval_fn", "value": float(eval_fn(candidate.model))}
+    run = _runner(candidate)
+    data = case.eval_data
+    if data is not None and data.has_labels:
+        found = evaluate(run, data, case.recipe.metric)
+        entry: dict[str, Any] = {"metric": found.metric, "value": found.value, "higher_is_better": found.higher_is_better}
+        if found.metric == "accuracy":
+            entry |= {"accuracy": found.value, "error": 1 - found.value}
+        return entry
+    if data is not None:
+        return {"fidelity": fidelity(lambda inputs: first_output(case.model(*inputs)), run, data)}
+    return {}
+
+
+def _runner(candidate: Candidate) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    model = candidate.model
+    if model is not None:
+        device = _device(model)
+        return lambda inputs: first_output(model(*(x.to(device) for x in inputs))).cpu()
+    session = ort_session(candidate.onnx)
+    return lambda inputs: torch.from_numpy(run_ort(session, inputs)[0])

@@ -1,0 +1,219 @@
+"""The case: one model with its data, its dense maps and the options of the run; what every method shares."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from compressor_converters.graph import to_module
+from compressor_converters.load import Loaded, load_model
+from torch import Tensor, nn
+
+from compressor.data import Dataset, as_dataset, load_data
+from compressor.errors import CompressorError
+from compressor.layers import method
+from compressor.plan import Plan, make_plan
+from compressor.progress import Limit, Progress, silent
+from compressor.recipe import Recipe
+from compressor.sites import Run, Site, find_runs, find_sites
+
+_SET_ASIDE = 0.1  # of the data, for evaluation where no evaluation data is given
+_EXAMPLE_ROWS = 8
+
+
+@dataclass
+class Case:
+    """A loaded model, ready to be compressed."""
+
+    recipe: Recipe
+    loaded: Loaded
+    model: nn.Module  # the original; never changed
+    example: tuple[Tensor, ...] | None  # a few rows of input
+    data: Dataset | None  # to fit and to train on
+    eval_data: Dataset | None  # to report on; never to choose by
+    sites: dict[str, Site]
+    runs: list[Run] | None
+    limit: Limit
+    progress: Progress = silent
+    notes: list[str] = field(default_factory=list)
+    temporary: list[Any] = field(default_factory=list)  # folders that live as long as the case
+
+    def plan(
+        self, name: str, settings: dict[str, Any], budget: dict[str, int] | None = None, *, window: str | None = None
+    ) -> Plan:
+        """What each site becomes under method ``name``."""
+        return make_plan(
+            list(self.sites.values()),
+            self.runs,
+            name,
+            settings,
+            target=self.recipe.target,
+            ignore=self.recipe.ignore,
+            window=window or self.recipe.window,
+            seed=self.recipe.seed,
+            budget=budget,
+        )
+
+    def copy(self) -> nn.Module:
+        """A fresh copy of the original network, to be changed."""
+        return copy.deepcopy(self.model)
+
+    def inputs(self, rows: int) -> tuple[Tensor, ...]:
+        """``rows`` rows of input: of the data where there is any, else the example's, repeated as needed."""
+        assert self.example is not None
+        first = self.eval_data or self.data
+        have = first.head(rows).inputs if first is not None else self.example
+        repeat = -(-rows // len(have[0]))
+        return tuple(x.repeat(repeat, *[1] * (x.ndim - 1))[:rows] for x in have)
+
+
+def open_case(
+    recipe: Recipe,
+    *,
+    model: nn.Module | None = None,
+    data: object = None,
+    eval_data: object = None,
+    meta: bool = False,
+    unsafe: bool = False,
+    progress: Progress = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> Case:
+    """Load what ``recipe`` names (or take the live ``model`` and ``data``), and find the dense maps.
+
+    With ``meta`` a model made by code is built without weights: enough to count.
+    """
+    limit = Limit(recipe.time_limit, stop)
+    method(recipe.method).config(recipe.settings)  # a wrong option is said before anything is read
+    source: Any = model if model is not None else recipe.model
+    if source is None:
+        raise CompressorError("no model: give a file, or module:callable")
+    loaded = load_model(source, arch=recipe.arch, unsafe=unsafe, meta=meta)
+    if recipe.model_sha256 is not None and loaded.sha256 != recipe.model_sha256:
+        raise CompressorError(
+            f"{recipe.model}: is not the file of the recipe (sha256 {loaded.sha256}, there {recipe.model_sha256})"
+        )
+    network = loaded.model.eval()
+    notes: list[str] = []
+    data_set = _open(data if data is not None else recipe.data, loaded, recipe)
+    eval_set = _open(eval_data if eval_data is not None else recipe.eval_data, loaded, recipe)
+    if data_set is not None and eval_set is None:
+        data_set, eval_set = data_set.split(_SET_ASIDE, recipe.seed)
+        notes.append(f"no evaluation data was given: {len(eval_set):,} examples of the data were set aside for it")
+    if data_set is None:
+        notes.append("no data was given: fitted in the space of weights (Σ = I), without distillation")
+    example = _example(recipe, loaded, data_set)
+    if example is not None:
+        _try(network, example)
+        example = tuple(x.to(_device_of(network)) for x in example)
+    found = find_sites(network, example)
+    if not found:
+        raise CompressorError(f"{loaded.source}: has no dense layers (torch.nn.Linear), so there is nothing to replace")
+    case = Case(
+        recipe, loaded, network, example, data_set, eval_set, {site.name: site for site in found}, None,
+        limit, progress, notes,
+    )  # fmt: skip
+    _trace(case)
+    return case
+
+
+def _open(spec: object, loaded: Loaded, recipe: Recipe) -> Dataset | None:
+    if spec is None:
+        return None
+    if isinstance(spec, str):
+        shape = next(iter((recipe.input_shape or {}).values()), None)
+        return load_data(
+            spec, loaded.input_names, label_key=recipe.label_key, normalize=recipe.normalize,
+            image_shape=shape[1:] if shape else None,
+        )  # fmt: skip
+    return as_dataset(spec, loaded.input_names)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _example(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> tuple[Tensor, ...] | None:
+    if data is not None:
+        return data.head(_EXAMPLE_ROWS).inputs
+    if recipe.input_shape:
+        generator = torch.Generator().manual_seed(recipe.seed)
+        shapes = dict(recipe.input_shape)
+        if len(shapes) == 1 and len(loaded.input_names) == 1:
+            shapes = {loaded.input_names[0]: next(iter(shapes.values()))}
+        missing = [name for name in loaded.input_names if name not in shapes]
+        if missing:
+            raise CompressorError(
+                f"--input-shape names {', '.join(shapes)}; the model's inputs are {', '.join(loaded.input_names)}"
+            )
+        return tuple(
+            torch.randn(_EXAMPLE_ROWS, *shapes[name][1:], generator=generator) for name in loaded.input_names
+        )
+    return loaded.example
+
+
+def _try(model: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Run the model once, so that data which does not fit is said before the work begins."""
+    device = _device_of(model)
+    try:
+        with torch.no_grad():
+            model(*(x.to(device) for x in example))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in example)
+        said = " ".join(str(error).split())[:200]
+        raise CompressorError(f"the model does not take this input ({shapes}): {said}") from None
+
+
+def _trace(case: Case) -> None:
+    """Find the runs of sites; where a window crosses a plain function call, work on the model's graph instead."""
+    if case.example is None:
+        return
+    try:
+        case.runs = find_runs(case.model, case.example)
+    except Exception as error:  # torch.export raises many kinds; the reason is passed on
+        case.notes.append(f"the model could not be traced, so that no windows were looked for: {_first_line(error)}")
+        return
+    chosen = method(case.recipe.method)
+    wants_windows = case.recipe.window not in ("auto", "off")
+    with torch.device("meta"):
+        wants_windows |= not chosen.layer(8, 8, config=chosen.config(case.recipe.settings)).is_linear
+    in_functions = any(None in run.activations[:-1] for run in case.runs)
+    if wants_windows and in_functions and case.recipe.window != "off" and _device_of(case.model).type != "meta":
+        with torch.no_grad():
+            case.model = to_module(torch.export.export(case.model, case.example, strict=False, dynamic_shapes=_dynamic(case.example)))
+        case.notes.append("activations are plain function calls: the model was rebuilt from its graph")
+        case.sites = {site.name: site for site in find_sites(case.model, case.example)}
+        case.runs = find_runs(case.model, case.example)
+
+
+def _dynamic(example: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    batch = torch.export.Dim("batch")
+    return tuple({0: batch} for _ in example)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Torch with ``count`` threads inside; as it was, afterwards."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def versions() -> dict[str, str]:
+    """Of what the result depends on."""
+    from importlib.metadata import version
+
+    names: Sequence[str] = ("structured-compress", "torch", "onnx", "onnxruntime", "numpy", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

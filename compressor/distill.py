@@ -1,0 +1,268 @@
+"""Make the compressed network behave like the original as a whole: knowledge distillation."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compressor.data import Batch, Dataset
+from compressor.imitate import parameter_groups
+from compressor.measure import first_output
+from compressor.plan import Entry
+from compressor.progress import Limit, Progress, Stage
+from compressor.sites import extract, replace
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the whole network is distilled. Rates are for AdamW, fractions are of all steps."""
+
+    epochs: int = 10
+    batch_size: int = 64
+    rate: float = 1e-3  # of dense parameters; diagonals take `DIAGONAL_RATE` times as much
+    weight_decay: float = 1e-4  # never on diagonals and biases
+    warm_up: float = 0.05
+    temperature: float = 2.0
+    label_share: float = 0.3  # of the loss, where there are labels
+    hint_share: float = 0.1  # of the loss: outputs of the replaced blocks against the original's
+    fade: float = 0.2  # the original's blocks fade out over this fraction; 0 replaces at once
+    patience: int = 6  # epochs without a better held-back loss
+    held_back: float = 0.05  # of the training data, at most `held_back_most` examples
+    held_back_most: int = 5000
+
+
+@dataclass
+class Distilled:
+    """How the distillation went."""
+
+    epochs: int = 0
+    losses: list[float] = field(default_factory=list)  # on the held-back part, before and after each epoch
+    best_epoch: int = 0
+    stopped: str | None = None
+
+
+class Fading(nn.Module):
+    """Unit by unit, the original's block with probability ``share``, else the structured one (mollifying, M 4.4)."""
+
+    def __init__(self, original: nn.Module, block: nn.Module) -> None:
+        super().__init__()
+        self.original = original
+        self.block = block
+        self.share = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x)
+        if not self.training or self.share <= 0:
+            return y
+        with torch.no_grad():
+            keep = torch.rand_like(y) < self.share
+        return torch.where(keep, self.original(x), y)
+
+
+@contextlib.contextmanager
+def fading(student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], wanted: bool) -> Iterator[list[Fading]]:
+    """Within it, the replaced blocks are wrapped in `Fading`."""
+    wrapped: list[tuple[str, Fading]] = []
+    for entry in entries if wanted else ():
+        names = tuple(name for name, _ in teacher.named_modules() if name in {*entry.sites, *entry.passed})
+        wrapped.append((entry.name, Fading(extract(teacher, names), student.get_submodule(entry.name))))
+    for name, module in wrapped:
+        replace(student, name, module)
+    try:
+        yield [module for _, module in wrapped]
+    finally:
+        for name, module in wrapped:
+            replace(student, name, module.block)
+
+
+@contextlib.contextmanager
+def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """What the modules ``names`` put out in the last forward pass."""
+    seen: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Any:
+        return lambda _module, _inputs, output: seen.__setitem__(name, output)
+
+    handles = [model.get_submodule(name).register_forward_hook(remember(name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Training) -> Tensor:
+    """KL at a temperature and cross-entropy where labels name classes; else the relative squared error."""
+    if labels is None or labels.is_floating_point() or student.ndim != 2:
+        loss = (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
+        if labels is not None and labels.is_floating_point() and labels.numel() == student.numel():
+            loss = (1 - how.label_share) * loss + how.label_share * F.mse_loss(student, labels.reshape(student.shape))
+        return loss
+    T = how.temperature
+    kl = F.kl_div(
+        F.log_softmax(student / T, dim=-1), F.log_softmax(teacher / T, dim=-1), log_target=True, reduction="batchmean"
+    )
+    return (1 - how.label_share) * T * T * kl + how.label_share * F.cross_entropy(student, labels.long())
+
+
+class _Run:
+    """One distillation under way: the networks, the optimiser, the best state so far."""
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], train: Dataset, how: Training, seed: int
+    ) -> None:
+        self.student, self.teacher, self.entries, self.train_data, self.how = student, teacher, entries, train, how
+        self.seed = seed
+        self.device = next(student.parameters()).device
+        self.optimizer = torch.optim.AdamW(parameter_groups(student, how.rate, how.weight_decay))
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.steps = max(1, math.ceil(len(train) / how.batch_size)) * how.epochs
+        self.step = 0
+
+    def loss(self, batch: Batch, *, hints: bool) -> Tensor:
+        """The loss of ``batch``; with ``hints`` the outputs of the replaced blocks count too."""
+        inputs = tuple(x.to(self.device) for x in batch.inputs)
+        labels = None if batch.labels is None else batch.labels.to(self.device)
+        theirs, ours = [e.sites[-1] for e in self.entries], [e.name for e in self.entries]
+        with (
+            _outputs(self.teacher, theirs if hints else ()) as wanted,
+            _outputs(self.student, ours if hints else ()) as got,
+        ):
+            with torch.no_grad():
+                aim = first_output(self.teacher(*inputs))
+            loss = _whole_loss(first_output(self.student(*inputs)), aim, labels, self.how)
+            for their, our in zip(theirs, ours, strict=True):
+                error = (got[our] - wanted[their]).square().mean() / wanted[their].square().mean().clamp_min(1e-12)
+                loss = loss + self.how.hint_share / len(ours) * error
+        return loss
+
+    def held_back_loss(self, data: Dataset) -> float:
+        """Mean loss over ``data``, without hints."""
+        self.student.eval()
+        total, rows = 0.0, 0
+        with torch.no_grad():
+            for batch in data.batches(512):
+                size = len(batch.inputs[0])
+                total += float(self.loss(batch, hints=False)) * size
+                rows += size
+        return total / max(1, rows)
+
+    def train_epoch(self, epoch: int, faders: Sequence[Fading], limit: Limit, advance: Stage) -> str | None:
+        """One pass over the training data; the reason where it ended early."""
+        _training_mode(self.student)
+        for batch in self.train_data.batches(self.how.batch_size, seed=self.seed * 1000 + epoch):
+            done = self.step / self.steps
+            if limit.seconds is not None:
+                done = max(done, limit.elapsed / limit.seconds)
+            warm = min(1.0, (done + 1e-3) / self.how.warm_up) if self.how.warm_up else 1.0
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            for fader in faders:
+                fader.share = max(0.0, 1 - done / self.how.fade) if self.how.fade else 0.0
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.loss(batch, hints=self.how.hint_share > 0)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.step += 1
+            advance(1, f"epoch {epoch + 1}/{self.how.epochs}")
+            if limit.reason is not None:
+                return limit.reason
+        return None
+
+
+def _training_mode(model: nn.Module) -> None:
+    """Training mode, with the statistics of normalisation layers frozen: they belong to the original."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    entries: Sequence[Entry],
+    data: Dataset,
+    how: Training,
+    *,
+    seed: int,
+    limit: Limit,
+    progress: Progress,
+    checkpoint: Path | None = None,
+) -> Distilled:
+    """Train all of ``student`` to behave like ``teacher``, in place; the epoch with the best held-back loss stays.
+
+    A part of ``data`` is held back for that choice. ``entries`` are the windows that were replaced. With
+    ``checkpoint`` the state is written after each epoch, and a run that was cut off goes on from there.
+    """
+    fraction = min(how.held_back, how.held_back_most / max(1, len(data)))
+    train, held = data.split(fraction, seed)
+    torch.manual_seed(seed)
+    result = Distilled()
+    with fading(student, teacher, entries, how.fade > 0) as faders:
+        run = _Run(student, teacher, entries, train, how, seed)
+        best = _snapshot(student)
+        start = _resume(checkpoint, run, result) if checkpoint is not None else 0
+        if start:
+            best = _load(checkpoint)["best"] if checkpoint else best
+        else:
+            result.losses.append(run.held_back_loss(held))
+        with progress("distill", run.steps) as advance:
+            advance(run.step)
+            for epoch in range(start, how.epochs):
+                result.stopped = limit.reason or run.train_epoch(epoch, faders, limit, advance)
+                result.losses.append(run.held_back_loss(held))
+                result.epochs = epoch + 1
+                if result.losses[-1] < result.losses[result.best_epoch]:
+                    result.best_epoch, best = epoch + 1, _snapshot(student)
+                if checkpoint is not None and result.stopped is None:
+                    _save(checkpoint, run, result, best)
+                if result.stopped is not None or epoch + 1 - result.best_epoch >= how.patience:
+                    break
+        student.load_state_dict(best)
+    student.eval()
+    return result
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _save(path: Path, run: _Run, result: Distilled, best: dict[str, Tensor]) -> None:
+    state = {
+        "student": _snapshot(run.student),
+        "best": best,
+        "optimizer": run.optimizer.state_dict(),
+        "step": run.step,
+        "random": torch.get_rng_state(),
+        "result": {"epochs": result.epochs, "losses": result.losses, "best_epoch": result.best_epoch},
+    }
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
+def _resume(path: Path, run: _Run, result: Distilled) -> int:
+    """Take up the state in ``path`` if there is one; the number of epochs done."""
+    if not path.exists():
+        return 0
+    state = _load(path)
+    run.student.load_state_dict(state["student"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.step = state["step"]
+    torch.set_rng_state(state["random"])
+    result.epochs, result.losses, result.best_epoch = (state["result"][k] for k in ("epochs", "losses", "best_epoch"))
+    return result.epochs

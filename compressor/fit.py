@@ -1,0 +1,173 @@
+"""Put a structured block at every planned place, fitted in the metric of what it really sees there.
+
+Sites are walked in the order of the calls: each is fitted on the inputs that the *compressed* prefix
+produces, towards what the *original* network gives, so errors made before are compensated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from compressor.calibrate import moments, rows_at
+from compressor.data import Dataset
+from compressor.imitate import imitate
+from compressor.layers import Metric, StructuredLayer, method
+from compressor.plan import Entry, Plan, layer_for
+from compressor.progress import Limit, Progress
+from compressor.sites import Run, Site, activation_after, extract, replace
+
+CALIBRATION_EXAMPLES = 8192
+_BATCH = 256
+_SAMPLE_BYTES = 64 * 2**20  # of the inputs kept to train one block on
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What became of an entry: its relative error in the metric of the data, or why it was kept dense."""
+
+    entry: Entry
+    error: float | None = None
+    kept_because: str | None = None
+
+
+def fit(
+    student: nn.Module,
+    teacher: nn.Module,
+    plan: Plan,
+    sites: Mapping[str, Site],
+    runs: Sequence[Run] | None,
+    data: Dataset | None,
+    *,
+    seed: int,
+    limit: Limit,
+    progress: Progress,
+) -> list[Fitted]:
+    """Replace the windows of ``plan`` in ``student``, in place; ``teacher`` stays the original.
+
+    Without data every site is fitted on Σ = I, in the space of weights. After the limit is reached the rest
+    is still fitted, but not trained block by block.
+    """
+    results: list[Fitted] = []
+    changed = False
+    with progress("fit", len(plan.entries)) as advance:
+        for entry in plan.entries:
+            if entry.method is None:
+                results.append(Fitted(entry, kept_because=entry.kept_because))
+            else:
+                fitted = _fit_entry(student, teacher, entry, sites, runs, data, changed, seed, limit)
+                results.append(fitted)
+                changed = changed or fitted.kept_because is None
+            advance(1, entry.name)
+    return results
+
+
+def _fit_entry(
+    student: nn.Module,
+    teacher: nn.Module,
+    entry: Entry,
+    sites: Mapping[str, Site],
+    runs: Sequence[Run] | None,
+    data: Dataset | None,
+    changed: bool,
+    seed: int,
+    limit: Limit,
+) -> Fitted:
+    template = layer_for(entry, sites)
+    if template.is_linear and len(entry.sites) == 1:
+        layer, error = _fit_linear(student, teacher, entry, data, changed)
+        before = sites[entry.name].params
+        if layer.params() >= before:
+            why = f"{entry.method} would not be smaller ({layer.params():,} against {before:,})"
+            return Fitted(entry, kept_because=why)
+    else:
+        torch.manual_seed(seed)
+        layer = layer_for(entry, sites, device=str(_device(student)))
+        error = layer.fit_samples(*_samples(student, teacher, entry, sites, data, changed, seed))
+    if not math.isfinite(error):
+        return Fitted(entry, kept_because=f"the fit of {entry.method} did not stay finite")
+    layer = layer.to(_device(student))
+    activation = activation_after(runs, entry.sites[-1])
+    for parameter in layer.parameters():
+        parameter.requires_grad_(True)
+    if data is not None and limit.reason is None and activation is not None:
+        x, y = _samples(student, teacher, entry, sites, data, changed, seed)
+        imitate(layer, activation, x, y, seed=seed, limit=limit)
+    put(student, entry, layer)
+    return Fitted(entry, error=error)
+
+
+def put(student: nn.Module, entry: Entry, layer: nn.Module) -> None:
+    """Set ``layer`` at the place of the window and identities at the rest of it."""
+    replace(student, entry.name, layer)
+    for name in (*entry.sites[1:], *entry.passed):
+        replace(student, name, nn.Identity())
+
+
+def _fit_linear(
+    student: nn.Module, teacher: nn.Module, entry: Entry, data: Dataset | None, changed: bool
+) -> tuple[StructuredLayer, float]:
+    assert entry.method is not None
+    dense = teacher.get_submodule(entry.name)
+    assert isinstance(dense, nn.Linear)
+    weight, bias = dense.weight.detach().cpu(), None if dense.bias is None else dense.bias.detach().cpu()
+    if data is None:
+        metric = Metric.identity(dense.in_features)
+    else:
+        seen = moments(entry.name, teacher, student, _inputs(data, student), same_prefix=not changed)
+        weight, bias, metric = seen.target(weight, bias)
+    layer_class = method(entry.method).layer
+    config = layer_class.Config.from_settings(entry.method, entry.config)
+    layer = layer_class.from_dense(weight, bias, config, metric)
+    with torch.no_grad():
+        error = metric.relative_error(weight, layer.dense()[0])
+    return layer, error
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _inputs(data: Dataset, model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+    device = _device(model)
+    for batch in islice(data.batches(_BATCH), math.ceil(CALIBRATION_EXAMPLES / _BATCH)):
+        yield tuple(x.to(device) for x in batch.inputs)
+
+
+def _samples(
+    student: nn.Module,
+    teacher: nn.Module,
+    entry: Entry,
+    sites: Mapping[str, Site],
+    data: Dataset | None,
+    changed: bool,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Rows that enter the window in the compressed network, and what the original window gives for them."""
+    width = sites[entry.name].in_features
+    most = max(2048, _SAMPLE_BYTES // (4 * width))
+    if data is None:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(min(most, 4 * width), width, generator=generator).to(_device(student))
+        with torch.no_grad():
+            return x, extract(teacher, _modules_of(entry, teacher))(x)
+    xs, ys, rows = [], [], 0
+    for inputs in _inputs(data, student):
+        y = rows_at(teacher, entry.sites[-1], inputs, output=True)
+        x = rows_at(student if changed else teacher, entry.name, inputs)
+        xs.append(x)
+        ys.append(y)
+        rows += len(x)
+        if rows >= most:
+            break
+    return torch.cat(xs)[:most], torch.cat(ys)[:most]
+
+
+def _modules_of(entry: Entry, model: nn.Module) -> tuple[str, ...]:
+    wanted = {*entry.sites, *entry.passed}
+    return tuple(name for name, _ in model.named_modules() if name in wanted)

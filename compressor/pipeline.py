@@ -1,0 +1,333 @@
+"""The main job: load, find, plan, fit, distill, export, verify, report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressor_converters.folder import check_free, output_folder
+from torch import nn
+
+from compressor.baselines import quantize_int8
+from compressor.candidate import Candidate, count, export, side, temporary_folder, time_all
+from compressor.case import Case, open_case, threads, versions
+from compressor.distill import Training, distill
+from compressor.errors import CompressorError
+from compressor.fit import Fitted, fit
+from compressor.layers import method
+from compressor.plan import Plan, layer_for
+from compressor.progress import Progress, silent
+from compressor.recipe import Recipe
+from compressor.report import Baseline, LayerRow, Report, Side, write_reports
+from compressor.sites import structured
+from compressor.verify import verify
+
+_INT8 = "int8"  # onnxruntime's own quantisation of the original: the one baseline that is not a method
+_CHECK_ROWS = 64
+
+
+@dataclass
+class Result:
+    """A finished compression: the network, what was measured, and the files, already verified."""
+
+    model: nn.Module
+    report: Report
+    folder: Path
+    _keep: object = None
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Copy the verified files to the folder ``path``, all at once or not at all."""
+        with output_folder(Path(path), force=force) as staging:
+            shutil.copytree(self.folder, staging, dirs_exist_ok=True)
+        return Path(path)
+
+
+def compress(
+    model: str | Path | nn.Module,
+    method: str = "acdc",
+    *,
+    data: object = None,
+    eval_data: object = None,
+    eval_fn: Callable[[nn.Module], float] | None = None,
+    output: str | Path | None = None,
+    force: bool = False,
+    unsafe_load: bool = False,
+    progress: Progress = silent,
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> Result:
+    """Replace the dense layers of ``model`` by ``method`` and make the result behave like the original.
+
+    ``model`` is a module, a file, or ``"module:callable"``; ``data`` and ``eval_data`` are anything that
+    `compressor.data.as_dataset` takes. ``eval_fn(model)`` gives a figure of your own for the report.
+    ``options`` are the fields of `compressor.recipe.Recipe` (``settings``, ``target``, ``epochs``, ``seed`` …).
+    With ``output`` the files are written there; without, `Result.save` does it. ``stop()`` is asked often:
+    when it says True, the best network so far is exported and reported.
+    """
+    live = model if isinstance(model, nn.Module) else None
+    recipe = make_recipe(model=None if live is not None else str(model), method=method, **options)
+    named, data = (data, None) if isinstance(data, str | Path) else (None, data)
+    named_eval, eval_data = (eval_data, None) if isinstance(eval_data, str | Path) else (None, eval_data)
+    recipe = recipe.model_copy(
+        update={
+            "data": str(named) if named is not None else recipe.data,
+            "eval_data": str(named_eval) if named_eval is not None else recipe.eval_data,
+        }
+    )
+    return run(
+        recipe, model=live, data=data, eval_data=eval_data, eval_fn=eval_fn, output=output, force=force,
+        unsafe_load=unsafe_load, progress=progress, stop=stop,
+    )  # fmt: skip
+
+
+def make_recipe(**fields: Any) -> Recipe:
+    """A recipe from plain options; a wrong one is said in one line."""
+    from pydantic import ValidationError
+
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CompressorError(f"option {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def run(
+    recipe: Recipe,
+    *,
+    model: nn.Module | None = None,
+    data: object = None,
+    eval_data: object = None,
+    eval_fn: Callable[[nn.Module], float] | None = None,
+    output: str | Path | None = None,
+    force: bool = False,
+    unsafe_load: bool = False,
+    progress: Progress = silent,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Do what ``recipe`` asks. Arguments as for `compress`."""
+    started = time.monotonic()
+    if output is not None:
+        check_free(Path(output), force=force)
+    with threads(recipe.threads), _deterministic(recipe.seed):
+        case = open_case(
+            recipe, model=model, data=data, eval_data=eval_data, unsafe=unsafe_load, progress=progress, stop=stop
+        )
+        _needs_example(case)
+        recipe = case.recipe
+        plan = recipe.plan or case.plan(recipe.method, recipe.settings)
+        _refuse_empty(case, plan, recipe.method)
+        checkpoint = _checkpoint(output, recipe)
+        with _destination(output, force) as (folder, keep):
+            main = _build(case, recipe.method, plan, folder, checkpoint)
+            others = [_baseline(case, name, main) for name in recipe.baselines]
+            original = Candidate("original", case.model, temporary_folder(case, "original"))
+            report = _finish(case, main, original, others, eval_fn, started)
+            recipe = recipe.model_copy(update={"plan": _resolved(main.fitted)})
+            (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            write_reports(report, folder)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+    assert main.model is not None
+    return Result(main.model, report, Path(output) if output is not None else folder, keep)
+
+
+def plan_only(recipe: Recipe, *, model: nn.Module | None = None, data: object = None, unsafe_load: bool = False) -> Report:
+    """What `run` would do, counted from shapes alone; a model made by code is built without weights."""
+    started = time.monotonic()
+    case = open_case(recipe, model=model, data=data, meta=True, unsafe=unsafe_load)
+    plan = recipe.plan or case.plan(recipe.method, recipe.settings)
+    student = case.copy().to("meta")
+    fitted = [Fitted(entry, kept_because=entry.kept_because) for entry in plan.entries]
+    from compressor.fit import put
+
+    for entry in plan.replaced:
+        put(student, entry, layer_for(entry, case.sites))
+    before = Side(**count(case, case.copy().to("meta")))
+    after = Side(**count(case, student, fitted))
+    return _report(case, "dry run", before, after, _rows(case, fitted, student), [], [], started)
+
+
+def compare(recipe: Recipe, methods: Sequence[str], **arguments: Any) -> Result:
+    """The same job for several methods; a plain method name gets the size of the first, a preset keeps its own."""
+    first, *rest = methods
+    return run(recipe.model_copy(update={"method": first, "baselines": tuple(rest)}), **arguments)
+
+
+def _needs_example(case: Case) -> None:
+    if case.example is None:
+        names = ", ".join(case.loaded.input_names)
+        raise CompressorError(
+            f"the shape of the model's input is not known (inputs: {names}); give --data or --input-shape 1,..."
+        )
+
+
+def _refuse_empty(case: Case, plan: Plan, name: str) -> None:
+    if not plan.replaced:
+        reasons = "; ".join(f"{entry.name}: {entry.kept_because}" for entry in plan.entries[:3])
+        raise CompressorError(f"{name} replaces none of the {len(case.sites)} dense layers ({reasons})")
+
+
+def _checkpoint(output: str | Path | None, recipe: Recipe) -> Path | None:
+    if output is None:
+        return None
+    target = Path(os.path.abspath(output))
+    return target.parent / f".{target.name}.checkpoint-{recipe.digest()}"
+
+
+@contextlib.contextmanager
+def _destination(output: str | Path | None, force: bool) -> Iterator[tuple[Path, object]]:
+    if output is None:
+        keep = tempfile.TemporaryDirectory(prefix="compress-")
+        yield Path(keep.name), keep
+    else:
+        with output_folder(Path(output), force=force) as staging:
+            yield staging, None
+
+
+@contextlib.contextmanager
+def _deterministic(seed: int) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | None) -> Candidate:
+    """Fit and distill one method."""
+    recipe = case.recipe
+    student = case.copy().to(recipe.device)
+    teacher = case.model.to(recipe.device)
+    fitted = fit(
+        student, teacher, plan, case.sites, case.runs, case.data, seed=recipe.seed, limit=case.limit,
+        progress=case.progress,
+    )  # fmt: skip
+    candidate = Candidate(name, student, folder, fitted)
+    entries = [result.entry for result in fitted if result.kept_because is None]
+    how = Training() if recipe.epochs is None else Training(epochs=recipe.epochs)
+    if case.data is not None and entries and how.epochs and case.limit.reason is None:
+        candidate.distilled = distill(
+            student, teacher, entries, case.data, how, seed=recipe.seed, limit=case.limit, progress=case.progress,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+    return candidate
+
+
+def _baseline(case: Case, name: str, main: Candidate) -> Candidate:
+    folder = temporary_folder(case, name)
+    if name == _INT8:
+        return Candidate(name, None, folder)
+    entry = method(name)
+    budget = None if entry.settings else _sizes(main)
+    plan = case.plan(name, {}, budget, window="auto")
+    _refuse_empty(case, plan, name)
+    return _build(case, name, plan, folder, None)
+
+
+def _sizes(main: Candidate) -> dict[str, int]:
+    assert main.model is not None
+    return {name: layer.params() for name, layer in structured(main.model)}
+
+
+def _finish(
+    case: Case,
+    main: Candidate,
+    original: Candidate,
+    others: Sequence[Candidate],
+    eval_fn: Callable[[nn.Module], float] | None,
+    started: float,
+) -> Report:
+    """Export, verify and measure all candidates; the report."""
+    for candidate in (original, main, *(c for c in others if c.model is not None)):
+        export(case, candidate)
+    for candidate in others:
+        if candidate.model is None:
+            quantize_int8(original.onnx, candidate.onnx)
+    assert main.model is not None
+    inputs = tuple(x.cpu() for x in case.inputs(_CHECK_ROWS))
+    checks = verify(main.folder, main.model, inputs, rebuild=case.copy)
+    time_all(case, [original, main, *others])
+    before, after = (side(case, candidate, eval_fn) for candidate in (original, main))
+    baselines = [Baseline(name=c.name, side=side(case, c, eval_fn), note="; ".join(c.notes)) for c in others]
+    reason = case.limit.reason
+    status = "complete" if reason is None else f"stopped early: {reason}"
+    case.notes.extend(main.notes)
+    return _report(case, status, before, after, _rows(case, main.fitted, main.model), baselines, checks, started)
+
+
+def _rows(case: Case, fitted: Sequence[Fitted], model: nn.Module) -> list[LayerRow]:
+    layers = dict(structured(model))
+    rows = []
+    for result in fitted:
+        sites = [case.sites[name] for name in result.entry.sites]
+        layer = layers.get(result.entry.name)
+        before, macs = sum(site.params for site in sites), sum(site.macs for site in sites)
+        rows.append(
+            LayerRow(
+                name=result.entry.name,
+                sites=list(result.entry.sites),
+                in_features=sites[0].in_features,
+                out_features=sites[-1].out_features,
+                calls=sites[0].calls,
+                method=None if layer is None else layer.method,
+                config={} if layer is None else layer.config.model_dump(mode="json"),
+                params_before=before,
+                params_after=before if layer is None else layer.params(),
+                macs_before=macs,
+                macs_after=macs if layer is None else round(layer.macs() * sites[0].rows),
+                fit_error=result.error,
+                kept_because=result.kept_because,
+            )
+        )
+    return rows
+
+
+def _resolved(fitted: Sequence[Fitted]) -> Plan:
+    """The plan as it was carried out."""
+    entries = []
+    for result in fitted:
+        entry = result.entry
+        if result.kept_because is not None:
+            entry = entry.model_copy(update={"method": None, "config": {}, "kept_because": result.kept_because})
+        entries.append(entry)
+    return Plan(entries=tuple(entries))
+
+
+def _report(
+    case: Case,
+    status: str,
+    before: Side,
+    after: Side,
+    layers: list[LayerRow],
+    baselines: list[Baseline],
+    checks: list[Any],
+    started: float,
+) -> Report:
+    return Report(
+        model=case.loaded.source,
+        method=case.recipe.method,
+        status=status,
+        before=before,
+        after=after,
+        layers=layers,
+        baselines=baselines,
+        verification=checks,
+        notes=case.notes,
+        wall_time_s=time.monotonic() - started,
+        versions=versions(),
+        machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        seed=case.recipe.seed,
+        threads=torch.get_num_threads(),
+    )

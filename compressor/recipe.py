@@ -1,0 +1,66 @@
+"""The recipe: everything that a run was asked, as YAML; running it again gives the same result."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compressor.errors import CompressorError
+from compressor.plan import Plan
+
+
+class Recipe(BaseModel):
+    """What a run was asked. Paths stand as the user gave them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(None, description="file, or module:callable; absent for a live module")
+    model_sha256: str | None = Field(None, description="of the model file, checked when the recipe is run again")
+    arch: str | None = Field(None, description="module:callable that builds the network of a state dict")
+    method: str = "acdc"
+    settings: dict[str, Any] = Field(default_factory=dict, description="the method's own options")
+    target: tuple[str, ...] = Field((), description="globs of the dense layers to replace; all when empty")
+    ignore: tuple[str, ...] = Field((), description="globs of the dense layers to keep")
+    window: str = Field("auto", description="auto, off or FIRST..LAST")
+    data: str | None = None
+    data_fingerprint: str | None = None
+    eval_data: str | None = None
+    label_key: str | None = None
+    normalize: str | None = None
+    input_shape: dict[str, tuple[int, ...]] | None = None
+    metric: str | None = None
+    epochs: int | None = Field(None, ge=0)
+    time_limit: float | None = Field(None, gt=0, description="seconds")
+    seed: int = Field(0, ge=0)
+    device: str = "cpu"
+    threads: int | None = Field(None, ge=1)
+    baselines: tuple[str, ...] = ()
+    plan: Plan | None = Field(None, description="what each site became; replayed when present")
+
+    def to_yaml(self) -> str:
+        """The recipe as text; options that were not given are left out."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+
+    def digest(self) -> str:
+        """A short name for the work this recipe asks for: two runs that share it may share a checkpoint."""
+        asked = self.model_dump_json(exclude={"plan", "baselines", "time_limit"})
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the YAML file ``path``; plain data only, no tags."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return Recipe.model_validate(yaml.safe_load(text) or {})
+    except OSError as error:
+        raise CompressorError(f"recipe {path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CompressorError(f"recipe {path}: is not plain YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CompressorError(f"recipe {path}: {where} is not valid: {first['msg']}") from None

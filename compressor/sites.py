@@ -1,0 +1,219 @@
+"""Where dense maps stand in a model, and the runs of them that one block can replace.
+
+A *site* is a place where a dense map stands. A *window* is one site, or a run of sites with only
+elementwise activations and dropout between them. Both are replaced by putting a module at the place of
+the first site and `torch.nn.Identity` at all others of the window.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from compressor.layers import StructuredLayer
+
+# Elementwise operators that may stand between the sites of one window.
+_ACTIVATIONS = {
+    "relu", "relu_", "gelu", "tanh", "sigmoid", "silu", "silu_", "leaky_relu", "leaky_relu_", "elu", "elu_",
+    "hardtanh", "hardtanh_", "hardsigmoid", "hardswish", "softplus", "dropout", "dropout_", "relu6", "clone",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site:
+    """A dense map ``y = x Wᵀ + b`` in a model."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool
+    calls: int = 1  # times it is called in one forward pass
+    rows: float = 1.0  # rows it maps for one example (tokens, for instance), all calls together
+    is_last: bool = False  # no other site comes after it
+
+    @property
+    def params(self) -> int:
+        """Weights and biases of the dense map."""
+        return self.in_features * self.out_features + (self.out_features if self.bias else 0)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one example."""
+        return round(self.in_features * self.out_features * self.rows)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A maximal chain of sites with only activations between: ``sites[0] act sites[1] act …``.
+
+    ``activations[i]`` names the modules between ``sites[i]`` and ``sites[i + 1]`` (and, for the last site,
+    after it); None where one of them is a plain function call, which cannot be taken out of the model.
+    """
+
+    sites: tuple[str, ...]
+    activations: tuple[tuple[str, ...] | None, ...]
+    functions: tuple[tuple[Any, ...], ...] = field(compare=False, default=())  # the same, as fx nodes
+
+
+def dense_modules(model: nn.Module) -> dict[str, nn.Linear]:
+    """The modules that are sites, by their first name, outside of structured layers."""
+    inside = {
+        name + "." + child
+        for name, module in model.named_modules()
+        if isinstance(module, StructuredLayer | nn.MultiheadAttention)
+        for child, _ in module.named_modules()
+        if child
+    }
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and name and name not in inside
+    }
+
+
+def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Site]:
+    """Every dense map of ``model``, in the order of the calls where an example input can be run.
+
+    Without an example the order is that of registration, and each is taken to be called once.
+    """
+    found = dense_modules(model)
+    called: dict[str, list[int]] = {}
+    if example is not None:
+        handles = [
+            module.register_forward_pre_hook(_counter(called, name, example[0].shape[0]))
+            for name, module in found.items()
+        ]
+        try:
+            with torch.no_grad():
+                model(*example)
+        finally:
+            for handle in handles:
+                handle.remove()
+    order = [*called, *(name for name in found if name not in called)]
+    last = [name for name in order if example is None or name in called][-1:]
+    return [
+        Site(
+            name,
+            found[name].in_features,
+            found[name].out_features,
+            found[name].bias is not None,
+            calls=len(called.get(name, [])) if example is not None else 1,
+            rows=sum(called[name]) / example[0].shape[0] if example is not None and name in called else 1.0,
+            is_last=[name] == last,
+        )
+        for name in order
+    ]
+
+
+def _counter(called: dict[str, list[int]], name: str, batch: int) -> Any:
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        called.setdefault(name, []).append(math.prod(inputs[0].shape[:-1]))
+
+    return count
+
+
+def find_runs(model: nn.Module, example: tuple[Tensor, ...]) -> list[Run]:
+    """The chains of sites in the model's graph, longest possible; a site alone is a chain of one.
+
+    Raises whatever `torch.export.export` raises where the model cannot be traced.
+    """
+    graph = torch.export.export(model, example, strict=False).graph
+    sites = dense_modules(model)
+    nodes = {
+        name: node
+        for node in graph.nodes
+        if node.op == "call_function" and _op(node) == "linear" and (name := _module(node)) in sites
+    }
+    position = {node: name for name, node in nodes.items()}
+    calls = [_module(node) for node in graph.nodes if node.op == "call_function" and _op(node) == "linear"]
+    follows = {}
+    between: dict[str, tuple[Any, ...]] = {}
+    for name, node in nodes.items():
+        after, end = _activations(node)
+        between[name] = after
+        if end in position and calls.count(name) == 1 and calls.count(position[end]) == 1:
+            follows[name] = position[end]
+    runs = []
+    for start in (name for name in nodes if name not in follows.values()):
+        chain = [start]
+        while chain[-1] in follows:
+            chain.append(follows[chain[-1]])
+        functions = tuple(between[name] for name in chain)
+        runs.append(Run(tuple(chain), tuple(_module_names(model, acts) for acts in functions), functions))
+    return runs
+
+
+def activation_after(runs: Sequence[Run] | None, site: str) -> Callable[[Tensor], Tensor] | None:
+    """What the network does to the output of ``site`` before anything else, dropout left out; None if nothing."""
+    for run in runs or ():
+        if site in run.sites:
+            calls = [call for call in run.functions[run.sites.index(site)] if "dropout" not in _op(call)]
+            if calls:
+                return lambda x: _apply(calls, x)
+    return None
+
+
+def _apply(calls: Sequence[fx.Node], x: Tensor) -> Tensor:
+    for call in calls:
+        assert callable(call.target)
+        x = call.target(x.clone() if _op(call).endswith("_") else x, *call.args[1:], **call.kwargs)
+    return x
+
+
+def _op(node: fx.Node) -> str:
+    return str(getattr(node.target, "overloadpacket", node.target)).split(".")[-1]
+
+
+def _module(node: fx.Node) -> str:
+    """The name of the module that made the call."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def _activations(node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
+    """The elementwise calls after ``node`` while it is used once, and the node where they end."""
+    passed: list[fx.Node] = []
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if node.op != "call_function" or _op(node) not in _ACTIVATIONS:
+            return tuple(passed), node
+        passed.append(node)
+    return tuple(passed), None
+
+
+def _module_names(model: nn.Module, calls: tuple[fx.Node, ...]) -> tuple[str, ...] | None:
+    names = []
+    for call in calls:
+        name = _module(call)
+        module = model.get_submodule(name) if name else model
+        if next(module.children(), None) is not None or not type(module).__module__.startswith("torch.nn.modules"):
+            return None
+        names.append(name)
+    return tuple(names)
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` at ``name``, wherever else the old one was registered too (shared modules)."""
+    old = model.get_submodule(name)
+    module.train(old.training)
+    for place in [place for place, found in model.named_modules(remove_duplicate=False) if found is old]:
+        model.set_submodule(place, module)
+
+
+def extract(model: nn.Module, names: tuple[str, ...]) -> nn.Sequential:
+    """A frozen copy of the modules ``names`` in a row: what a block that replaces them must imitate."""
+    copies = nn.Sequential(*(copy.deepcopy(model.get_submodule(name)) for name in names))
+    return copies.eval().requires_grad_(False)
+
+
+def structured(model: nn.Module) -> Iterator[tuple[str, StructuredLayer]]:
+    """The structured layers of ``model`` with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, StructuredLayer):
+            yield name, module
