@@ -36,9 +36,7 @@ class LayerConfig(BaseModel):
         """Check ``settings`` (strings from ``--set key=value`` are converted) or say in one line what is wrong."""
         for key in settings:
             if key not in cls.model_fields:
-                raise CompressorError(
-                    f"method '{method}' has no setting '{key}'; {nearest(key, cls.model_fields)}"
-                )
+                raise CompressorError(f"method '{method}' has no setting '{key}'; {nearest(key, cls.model_fields)}")
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as error:
@@ -265,9 +263,7 @@ def methods() -> dict[str, Method]:
     return dict(sorted(_methods.items()))
 
 
-def build(
-    name: str, in_features: int, out_features: int, *, bias: bool, config: Mapping[str, Any]
-) -> StructuredLayer:
+def build(name: str, in_features: int, out_features: int, *, bias: bool, config: Mapping[str, Any]) -> StructuredLayer:
     """A fresh layer of method ``name`` from plain data, as a manifest holds it."""
     entry = method(name)
     return entry.layer(in_features, out_features, bias=bias, config=entry.layer.Config.from_settings(name, config))
