@@ -65,6 +65,8 @@ class _Main(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert the main job unless a sub-command or one of the group's own options comes first."""
+        if not args:
+            args = ["--help"]
         own = {name for option in self.get_params(ctx) for name in option.opts}
         if args and args[0] not in own and args[0] not in self.list_commands(ctx):
             args = [_JOB, *args]
@@ -223,11 +225,11 @@ def compare(
       compress compare model.pt2 --methods acdc,svd,fastfood --data train.npz --eval-data test.npz
       compress compare model.pt2 --methods acdc,svd-half,svd-quarter,int8 --data train.npz --json
     """
-    from compressor.pipeline import compare as compare_methods
-
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if len(names) < 2:
         raise click.UsageError(f"--methods {methods}: give two or more, as in acdc,svd")
+    from compressor.pipeline import compare as compare_methods
+
     asked = _recipe(None, model=model, **options)
     with _session(verbose, quiet) as working:
         result = compare_methods(asked, names, output=output, force=force, unsafe_load=unsafe_load, **working)

@@ -97,15 +97,6 @@ model_options = _together(
         help="Shape of an input, batch first, as in 1,3,224,224 or image:1,3,224,224. "
         "Needed where no data is given and the file does not say. Repeat for more inputs.",
     ),
-    click.option(
-        "--target",
-        multiple=True,
-        metavar="GLOB",
-        help="Replace only the dense layers whose names match, as in 'classifier.*'. Repeatable.",
-    ),
-    click.option(
-        "--ignore", multiple=True, metavar="GLOB", help="Keep the dense layers whose names match. Repeatable."
-    ),
     unsafe_option,
 )
 
@@ -144,6 +135,15 @@ job_options = _together(
         multiple=True,
         help="A method's own option, as in --set depth=4; `compress methods` lists them. "
         "For every method: --set window=auto|off|FIRST..LAST, a run of layers that one block replaces. Repeatable.",
+    ),
+    click.option(
+        "--target",
+        multiple=True,
+        metavar="GLOB",
+        help="Replace only the dense layers whose names match, as in 'classifier.*'. Repeatable.",
+    ),
+    click.option(
+        "--ignore", multiple=True, metavar="GLOB", help="Keep the dense layers whose names match. Repeatable."
     ),
     click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training data at most; 0: fit only."),
     click.option(
