@@ -1,0 +1,41 @@
+# Each target makes its own virtual environment first; Python 3.11 with venv is all that must be there.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+# QUICK=1 runs a short demo: fewer images and epochs, and only the checks that hold for those.
+QUICK ?=
+
+.PHONY: demo test lint env bench readme clean
+
+env: $(STAMP)
+
+# torch by itself and first: a range that another package asks for would bring a build with several GB of CUDA.
+$(STAMP): constraints.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,all]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python benchmarks/demo.py $(if $(QUICK),--quick)
+
+# Two processes with one thread each: BLAS threads of two processes on two cores only get in each other's way.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The papers' experiments; each writes benchmarks/results/*.json, which the README's tables are made of.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/linear_recovery.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/caffe_lenet.py $(if $(QUICK),--quick)
+
+readme: $(STAMP)
+	$(BIN)/python benchmarks/update_readme.py
+
+clean:
+	rm -rf $(VENV) .demo demo-out

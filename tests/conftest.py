@@ -1,0 +1,93 @@
+"""What all tests share: one thread, and a tiny trained model on disk with its data and its code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+NETS = """
+from torch import nn
+
+def mlp():
+    return nn.Sequential(nn.Linear(24, 37), nn.ReLU(), nn.Dropout(0.1), nn.Linear(37, 33), nn.ReLU(), nn.Linear(33, 3))
+
+def without_dense():
+    return nn.Sequential(nn.Flatten(), nn.ReLU())
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with data that no package carries; the test is skipped where it is not."""
+    folder = Path(os.environ.get("COMPRESSOR_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder} (set COMPRESSOR_DATA)")
+    return folder
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Files of a small classifier: ``weights.pth`` with ``nets.py:mlp``, ``train.npz`` and ``test.npz``."""
+
+    folder: Path
+
+    def run(self, *arguments: str, status: int = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run the command in the folder and check its exit status."""
+        done = subprocess.run(
+            [sys.executable, "-m", "compressor", *arguments],
+            cwd=self.folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == status, f"exit {done.returncode}, not {status}\n{done.stdout}\n{done.stderr}"
+        return done
+
+
+def environment() -> dict[str, str]:
+    """The environment of a child process: this project's packages, one thread."""
+    roots = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "converters")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "OMP_NUM_THREADS": "1"}
+
+
+def write_tiny(folder: Path) -> Tiny:
+    """Train a small classifier on three classes that it can learn, and write it with its data."""
+    (folder / "nets.py").write_text(NETS)
+    scope: dict = {}
+    exec(NETS, scope)
+    torch.manual_seed(0)
+    centres = torch.randn(3, 24)
+    labels = torch.arange(1200) % 3
+    x = centres[labels] + 0.8 * torch.randn(1200, 24)
+    model = scope["mlp"]()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x[:900]), labels[:900]).backward()
+        optimizer.step()
+    torch.save(model.state_dict(), folder / "weights.pth")
+    np.savez(folder / "train.npz", x=x[:900].numpy(), labels=labels[:900].numpy())
+    np.savez(folder / "test.npz", x=x[900:].numpy(), labels=labels[900:].numpy())
+    return Tiny(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """One tiny model for the whole session: tests write beside it, never over it."""
+    return write_tiny(tmp_path_factory.mktemp("tiny"))

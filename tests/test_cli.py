@@ -1,0 +1,178 @@
+"""The command line itself: what it offers, how it parses, what it says when it is asked wrongly."""
+
+from __future__ import annotations
+
+import io
+import signal
+from pathlib import Path
+
+import click
+import pytest
+
+from compressor import __version__
+from compressor.cli import _given, _status, cli
+from compressor.console import Lines, Stop
+from compressor.errors import CompressorError
+from compressor.options import Duration, Setting, Shape
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = dict(cli.commands)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = _status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def options() -> list[tuple[str, click.Option]]:
+    return [
+        (name, parameter)
+        for name, command in COMMANDS.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_readme(name: str) -> None:
+    assert len(COMMANDS[name].help or "") > 20
+    assert f"`compress {name}" in README
+
+
+@pytest.mark.parametrize(("command", "option"), options(), ids=lambda value: getattr(value, "name", value))
+def test_every_option_has_help_and_stands_in_the_readme(command: str, option: click.Option) -> None:
+    assert len(option.help or "") > 10
+    assert f"`{option.opts[-1]}`" in README
+
+
+def test_the_main_help_shows_every_option_of_the_main_job_once_and_every_sub_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    rows = [line.split()[0].rstrip(",") for line in out.splitlines() if line.startswith("  -")]
+    assert sorted(set(rows)) == sorted(rows)
+    for option in COMMANDS["MODEL"].params:
+        assert not isinstance(option, click.Option) or option.opts[-1] in out
+    for name in ("inspect", "compare", "bench", "report", "methods"):
+        assert f"\n  {name} " in out
+
+
+def test_help_after_a_model_is_the_main_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "model.pt", "--help") == run(capsys, "--help") == run(capsys)
+
+
+def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version")[1] == f"compress {__version__}\n"
+
+
+def test_options_may_stand_before_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr(COMMANDS["MODEL"], "callback", lambda **given: seen.update(given))
+    cli.main(["--method", "svd", "--set", "rank=4", "m.pt", "-q"], standalone_mode=False)
+    assert (seen["model"], seen["method"], seen["settings"]) == ("m.pt", "svd", (("rank", "4"),))
+
+
+def test_a_file_with_the_name_of_a_sub_command_can_be_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr(COMMANDS["MODEL"], "callback", lambda **given: seen.update(given))
+    cli.main(["./bench"], standalone_mode=False)
+    assert seen["model"] == "./bench"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--dry-run",),
+        ("m.pt", "--no-such-option"),
+        ("m.pt", "--set", "rank"),
+        ("m.pt", "--set", "=4"),
+        ("m.pt", "--time-limit", "0"),
+        ("m.pt", "--time-limit", "1.2.3"),
+        ("m.pt", "--input-shape", "x:1,a"),
+        ("m.pt", "--input-shape", "1,0"),
+        ("m.pt", "--epochs", "-1"),
+        ("m.pt", "extra"),
+        ("inspect",),
+        ("compare", "m.pt", "--methods", "acdc"),
+        ("bench", "no-such-folder"),
+        ("report", "no-such-folder"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_what_the_user_can_mend_exits_2_and_a_bug_shows_its_traceback_and_exits_1(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def mendable() -> None:
+        raise CompressorError("two\nlines")
+
+    def bug() -> None:
+        raise ValueError("a bug")
+
+    assert _status(mendable) == 2
+    assert capsys.readouterr().err == "error: two lines\n"
+    assert _status(bug) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_giving_up_exits_130() -> None:
+    def give_up() -> None:
+        raise KeyboardInterrupt
+
+    assert _status(give_up) == 130
+
+
+def test_an_option_that_was_given_as_zero_is_passed_on() -> None:
+    assert _given({"epochs": 0, "seed": 0, "data": None, "target": ()}) == {"epochs": 0, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("0.5", 0.5)]
+)
+def test_a_duration_is_in_seconds(text: str, seconds: float) -> None:
+    assert Duration().convert(text, None, None) == seconds
+
+
+def test_a_setting_is_split_at_its_first_equals_sign() -> None:
+    assert Setting().convert("window=fc6..fc7", None, None) == ("window", "fc6..fc7")
+    assert Setting().convert("expression=a=b", None, None) == ("expression", "a=b")
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"), [("1,3,224,224", ("", (1, 3, 224, 224))), ("image:1,28", ("image", (1, 28))), ("7", ("", (7,)))]
+)
+def test_a_shape_may_name_its_input(text: str, shape: tuple[str, tuple[int, ...]]) -> None:
+    assert Shape().convert(text, None, None) == shape
+
+
+def test_progress_lines_count_and_say_the_time_left_and_end_with_a_newline() -> None:
+    stream = io.StringIO()
+    with Lines(stream, seconds=0)("fit", 4) as advance:
+        advance(1, "loss 0.5")
+        advance(3)
+    first, second, last = stream.getvalue().splitlines()
+    assert first.startswith("fit  1/4  loss 0.5  about ")
+    assert second.startswith("fit  4/4  loss 0.5")
+    assert last.startswith("fit  4/4  loss 0.5  ")
+
+
+def test_the_first_ctrl_c_asks_and_the_second_gives_up() -> None:
+    stream = io.StringIO()
+    before = signal.getsignal(signal.SIGINT)
+    with Stop(stream).listening() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        assert "best so far" in stream.getvalue()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
