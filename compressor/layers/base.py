@@ -158,9 +158,19 @@ class StructuredLayer(nn.Module, ABC):
         return True
 
     @property
+    def has_readout(self) -> bool:
+        """Whether the block ends in a linear read-out of features, so that it can stand for a window up to a site."""
+        return False
+
+    @property
     def seeds(self) -> int:
         """How many random seeds must be stored to rebuild what is not trained."""
         return 0
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        """Settings that between them take every branch of the method; the contract suite runs over them."""
+        return [{}]
 
     def kind(self, name: str) -> ParameterKind:
         """The kind of the parameter ``name``; diagonals train with a higher rate and without decay."""
