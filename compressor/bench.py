@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressor_converters.folder import load_folder
 from torch import nn
 
 from compressor.candidate import Candidate, export, temporary_folder, time_all
@@ -13,6 +12,7 @@ from compressor.errors import CompressorError
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe, read_recipe
 from compressor.report import LatencyRow
+from compressor_converters.folder import load_folder
 
 Timings = dict[str, dict[str, dict[str, LatencyRow]]]  # by candidate, runtime, batch size
 
@@ -32,7 +32,9 @@ def bench(
     """
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
-        raise CompressorError(f"{folder}: is not a finished compression (no recipe.yaml); give the folder that -o named")
+        raise CompressorError(
+            f"{folder}: is not a finished compression (no recipe.yaml); give the folder that -o named"
+        )
     recipe: Recipe = read_recipe(folder / "recipe.yaml")
     live = original if isinstance(original, nn.Module) else None
     if isinstance(original, str):

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compressor_converters import manifest as manifests
 from compressor_converters.onnx_file import save_onnx
 from compressor_converters.pt2 import save_pt2
-from compressor_converters.safetensors_file import save as save_safetensors
 from torch import Tensor, nn
 
 from compressor.case import Case
@@ -32,6 +30,8 @@ from compressor.measure import (
 )
 from compressor.report import LatencyRow, Side
 from compressor.sites import structured
+from compressor_converters import manifest as manifests
+from compressor_converters.safetensors_file import save as save_safetensors
 
 BATCHES = (1, 32)
 _TIMING_SECONDS = 1.5  # for each runtime and batch size, all candidates together
@@ -152,7 +152,11 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
     data = case.eval_data
     if data is not None and data.has_labels:
         found = evaluate(run, data, case.recipe.metric)
-        entry: dict[str, Any] = {"metric": found.metric, "value": found.value, "higher_is_better": found.higher_is_better}
+        entry: dict[str, Any] = {
+            "metric": found.metric,
+            "value": found.value,
+            "higher_is_better": found.higher_is_better,
+        }
         if found.metric == "accuracy":
             entry |= {"accuracy": found.value, "error": 1 - found.value}
         return entry

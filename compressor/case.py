@@ -150,9 +150,7 @@ def _example(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> tuple[Tens
             raise CompressorError(
                 f"--input-shape names {', '.join(shapes)}; the model's inputs are {', '.join(loaded.input_names)}"
             )
-        return tuple(
-            torch.randn(_EXAMPLE_ROWS, *shapes[name][1:], generator=generator) for name in loaded.input_names
-        )
+        return tuple(torch.randn(_EXAMPLE_ROWS, *shapes[name][1:], generator=generator) for name in loaded.input_names)
     return loaded.example
 
 
@@ -184,7 +182,9 @@ def _trace(case: Case) -> None:
     in_functions = any(None in run.activations[:-1] for run in case.runs)
     if wants_windows and in_functions and case.recipe.window != "off" and _device_of(case.model).type != "meta":
         with torch.no_grad():
-            case.model = to_module(torch.export.export(case.model, case.example, strict=False, dynamic_shapes=_dynamic(case.example)))
+            case.model = to_module(
+                torch.export.export(case.model, case.example, strict=False, dynamic_shapes=_dynamic(case.example))
+            )
         case.notes.append("activations are plain function calls: the model was rebuilt from its graph")
         case.sites = {site.name: site for site in find_sites(case.model, case.example)}
         case.runs = find_runs(case.model, case.example)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from compressor.data import Batch, Dataset
 from compressor.imitate import parameter_groups
+from compressor.layers import replace
 from compressor.measure import first_output
 from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
-from compressor.sites import extract, replace
+from compressor.sites import extract
 
 
 @dataclass(frozen=True)

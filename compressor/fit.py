@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from compressor.calibrate import moments, rows_at
 from compressor.data import Dataset
 from compressor.imitate import imitate
-from compressor.layers import Metric, StructuredLayer, method
+from compressor.layers import Metric, StructuredLayer, method, replace
 from compressor.plan import Entry, Plan, layer_for
 from compressor.progress import Limit, Progress
-from compressor.sites import Run, Site, activation_after, extract, replace
+from compressor.sites import Run, Site, activation_after, extract
 
 CALIBRATION_EXAMPLES = 8192
 _BATCH = 256

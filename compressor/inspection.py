@@ -54,7 +54,9 @@ class Inspection(BaseModel):
     notes: list[str]
 
 
-def inspect(recipe: Recipe, *, model: nn.Module | None = None, data: object = None, unsafe_load: bool = False) -> Inspection:
+def inspect(
+    recipe: Recipe, *, model: nn.Module | None = None, data: object = None, unsafe_load: bool = False
+) -> Inspection:
     """Look at ``recipe.model`` (or the live ``model``) without changing or training anything."""
     case = open_case(recipe, model=model, data=data, meta=True, unsafe=unsafe_load)
     total = count_params(case.model)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compressor_converters.folder import check_free, output_folder
 from torch import nn
 
 from compressor.baselines import quantize_int8
@@ -30,6 +29,7 @@ from compressor.recipe import Recipe
 from compressor.report import Baseline, LayerRow, Report, Side, write_reports
 from compressor.sites import structured
 from compressor.verify import verify
+from compressor_converters.folder import check_free, output_folder
 
 _INT8 = "int8"  # onnxruntime's own quantisation of the original: the one baseline that is not a method
 _CHECK_ROWS = 64
@@ -140,7 +140,9 @@ def run(
     return Result(main.model, report, Path(output) if output is not None else folder, keep)
 
 
-def plan_only(recipe: Recipe, *, model: nn.Module | None = None, data: object = None, unsafe_load: bool = False) -> Report:
+def plan_only(
+    recipe: Recipe, *, model: nn.Module | None = None, data: object = None, unsafe_load: bool = False
+) -> Report:
     """What `run` would do, counted from shapes alone; a model made by code is built without weights."""
     started = time.monotonic()
     case = open_case(recipe, model=model, data=data, meta=True, unsafe=unsafe_load)

@@ -198,14 +198,6 @@ def _module_names(model: nn.Module, calls: tuple[fx.Node, ...]) -> tuple[str, ..
     return tuple(names)
 
 
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` at ``name``, wherever else the old one was registered too (shared modules)."""
-    old = model.get_submodule(name)
-    module.train(old.training)
-    for place in [place for place, found in model.named_modules(remove_duplicate=False) if found is old]:
-        model.set_submodule(place, module)
-
-
 def extract(model: nn.Module, names: tuple[str, ...]) -> nn.Sequential:
     """A frozen copy of the modules ``names`` in a row: what a block that replaces them must imitate."""
     copies = nn.Sequential(*(copy.deepcopy(model.get_submodule(name)) for name in names))

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compressor_converters.folder import load_folder
 from compressor_converters.pt2 import load_pt2
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.measure import first_output, ort_session, run_ort
 from compressor.report import Check
+from compressor_converters.folder import load_folder
 
 TOLERANCE = 1e-4  # of the largest output
 
 
-def verify(folder: Path, model: nn.Module, inputs: tuple[Tensor, ...], *, rebuild: Callable[[], nn.Module]) -> list[Check]:
+def verify(
+    folder: Path, model: nn.Module, inputs: tuple[Tensor, ...], *, rebuild: Callable[[], nn.Module]
+) -> list[Check]:
     """Run each file of ``folder`` on ``inputs`` (several batch sizes) against ``model``.
 
     ``rebuild`` makes the original network anew, for the files that hold parameters only. A difference over
@@ -60,6 +62,4 @@ def _check(
             f"{name}: differs from the model in memory by {relative:.2e} of the largest output, more than {TOLERANCE:g};"
             " nothing was written"
         )
-    return Check(
-        file=name, against="model in memory", max_abs=worst, max_rel=relative, tolerance=TOLERANCE, rows=rows
-    )
+    return Check(file=name, against="model in memory", max_abs=worst, max_rel=relative, tolerance=TOLERANCE, rows=rows)

@@ -10,6 +10,7 @@ from compressor.layers.base import (
     methods,
     onnx_export,
     register,
+    replace,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "methods",
     "onnx_export",
     "register",
+    "replace",
 ]

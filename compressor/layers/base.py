@@ -273,6 +273,14 @@ def methods() -> dict[str, Method]:
     return dict(sorted(_methods.items()))
 
 
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` at ``name``, wherever else the old one was registered too (shared modules)."""
+    old = model.get_submodule(name)
+    module.train(old.training)
+    for place in [place for place, found in model.named_modules(remove_duplicate=False) if found is old]:
+        model.set_submodule(place, module)
+
+
 def build(name: str, in_features: int, out_features: int, *, bias: bool, config: Mapping[str, Any]) -> StructuredLayer:
     """A fresh layer of method ``name`` from plain data, as a manifest holds it."""
     entry = method(name)

@@ -1,0 +1,147 @@
+"""The output folder: it appears whole or not at all; and what is read back from one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from compressor.errors import CompressorError
+from compressor_converters.safetensors_file import load_into, read_manifest
+
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers of killed runs stay until they are deleted by hand
+    fcntl = None  # type: ignore[assignment]
+
+_MARKS = ("recipe.yaml", "report.json", "model.safetensors")  # what a folder that we wrote holds
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Refuse early what `output_folder` would refuse at the end."""
+    _recover(path)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise CompressorError(f"output {path}: is not a folder; name another with -o")
+    if path.exists() and any(path.iterdir()):
+        if not force:
+            raise CompressorError(f"output {path}: exists; name another with -o, or replace it with --force")
+        if not all((path / mark).is_file() for mark in _MARKS):
+            raise CompressorError(
+                f"output {path}: exists and was not written by compress (no {', '.join(_MARKS)}), so that --force does"
+                " not replace it; name another with -o"
+            )
+    parent = path.absolute().parent
+    nearest = next(folder for folder in (parent, *parent.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise CompressorError(f"output {path}: {nearest} cannot be written to; name another with -o")
+
+
+@contextlib.contextmanager
+def output_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A staging folder beside ``path`` that becomes ``path`` when the block ends without an exception.
+
+    Until then nothing is seen at ``path``. What a killed run left behind is removed by the next one.
+    """
+    check_free(path, force=force)
+    target = path.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    staging = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
+    staging.mkdir()
+    lock = _lock(staging)
+    try:
+        yield staging
+        _sync(staging)
+        check_free(path, force=force)
+        _publish(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _publish(staging: Path, target: Path) -> None:
+    """Rename ``staging`` to ``target``; what stood there is kept under another name until it is done."""
+    former = target.parent / f".{target.name}.former"
+    if target.exists():
+        os.rename(target, former)
+    os.rename(staging, target)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _recover(path: Path) -> None:
+    """Put back the former folder where a run was killed between the two renames of `_publish`."""
+    target = path.absolute()
+    former = target.parent / f".{target.name}.former"
+    if former.is_dir():
+        if target.exists():
+            shutil.rmtree(former, ignore_errors=True)
+        else:
+            os.rename(former, target)
+
+
+def _sweep(target: Path) -> None:
+    """Remove the staging folders of runs that are no longer alive: their lock is free."""
+    for leftover in target.parent.glob(f".{target.name}.partial-*"):
+        lock = _lock(leftover)
+        if lock is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock ``folder`` for as long as this process lives; None where another one has it."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sync(folder: Path) -> None:
+    for file in (*(file for file in sorted(folder.rglob("*")) if file.is_file()), folder):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load_folder(path: str | Path, *, arch: str | None = None, model: nn.Module | None = None) -> nn.Module:
+    """The compressed network of a finished folder, in eval mode.
+
+    With the original network (``model``, changed in place, or ``arch`` that builds it: ``module:callable``) the
+    structured layers come back as modules. Without, the network is the graph of ``model.pt2`` with the
+    parameters of ``model.safetensors``; the ``arch`` that the file itself names is never called unasked.
+    """
+    folder = Path(path)
+    weights = folder / "model.safetensors"
+    if not folder.is_dir():
+        raise CompressorError(f"{folder}: there is no such folder; give one that compress wrote")
+    if model is not None:
+        return load_into(model, weights).eval()
+    if arch is not None:
+        from compressor_converters.arch import import_callable
+
+        built = import_callable(arch)()
+        if not isinstance(built, nn.Module):
+            raise CompressorError(f"--arch {arch}: gave a {type(built).__name__}, not a torch.nn.Module")
+        return load_into(built, weights).eval()
+    from compressor_converters.pt2 import load_pt2
+
+    if not (folder / "model.pt2").is_file():
+        named = read_manifest(weights).arch
+        raise CompressorError(
+            f"{folder}: has no model.pt2; give the original network as model= or arch="
+            + (f" (the file says that it was {named})" if named else "")
+        )
+    return load_into(load_pt2(folder / "model.pt2").module(), weights, structured=False)

@@ -1,0 +1,114 @@
+"""The manifest: what rebuilds the structured layers of a compressed network, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from compressor.errors import CompressorError
+from compressor.layers import StructuredLayer, build, replace
+
+FORMAT = 1
+
+
+class LayerEntry(BaseModel):
+    """One structured layer: enough to build it before its parameters are loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    in_features: int = Field(ge=1)
+    out_features: int = Field(ge=1)
+    bias: bool
+    config: dict[str, Any]
+
+
+class Manifest(BaseModel):
+    """All that stands beside the parameters in ``model.safetensors``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    compressor_version: str
+    arch: str | None = Field(None, description="where the original network was built from; never called unasked")
+    input_names: tuple[str, ...] = ()
+    layers: dict[str, LayerEntry] = {}
+    identities: tuple[str, ...] = Field((), description="modules that a window swallowed")
+    shared: dict[str, str] = Field({}, description="names of tensors that are the same as another one")
+
+
+def describe(model: nn.Module, *, arch: str | None = None, input_names: tuple[str, ...] = ()) -> Manifest:
+    """The manifest of a network that holds structured layers."""
+    from compressor import __version__
+
+    layers, identities = {}, []
+    for name, module in model.named_modules():
+        if isinstance(module, StructuredLayer):
+            layers[name] = LayerEntry(
+                method=module.method,
+                in_features=module.in_features,
+                out_features=module.out_features,
+                bias=module.has_bias,
+                config=module.config.model_dump(mode="json"),
+            )
+        elif type(module) is nn.Identity:
+            identities.append(name)
+    return Manifest(
+        compressor_version=__version__,
+        arch=arch,
+        input_names=input_names,
+        layers=layers,
+        identities=tuple(identities),
+        shared=shared_tensors(model),
+    )
+
+
+def shared_tensors(model: nn.Module) -> dict[str, str]:
+    """Names in the state dict whose tensor has another, earlier name."""
+    first: dict[int, str] = {}
+    again: dict[str, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        known = first.setdefault(id(tensor), name)
+        if known != name:
+            again[name] = known
+    return again
+
+
+def apply(model: nn.Module, manifest: Manifest) -> None:
+    """Put fresh structured layers (and identities) where ``manifest`` has them, in place."""
+    if manifest.format > FORMAT:
+        raise CompressorError(
+            f"the file has format {manifest.format}, written by version {manifest.compressor_version}; this version"
+            f" reads up to {FORMAT}: install a newer one"
+        )
+    for name, entry in manifest.layers.items():
+        _check_place(model, name, entry)
+        with torch.random.fork_rng(devices=[]):
+            layer = build(entry.method, entry.in_features, entry.out_features, bias=entry.bias, config=entry.config)
+        replace(model, name, layer)
+    for name in manifest.identities:
+        if name in manifest.layers or not _has(model, name):
+            raise CompressorError(
+                f"the file expects a module '{name}' that this network does not have; give the original"
+            )
+        replace(model, name, nn.Identity())
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    return any(found == name for found, _ in model.named_modules(remove_duplicate=False))
+
+
+def _check_place(model: nn.Module, name: str, entry: LayerEntry) -> None:
+    if not _has(model, name):
+        raise CompressorError(f"the file expects a layer '{name}' that this network does not have; give the original")
+    place = model.get_submodule(name)
+    if isinstance(place, StructuredLayer):
+        raise CompressorError(f"'{name}' of this network is structured already; give the original network")
+    if isinstance(place, nn.Linear) and place.in_features != entry.in_features:
+        raise CompressorError(
+            f"'{name}' takes {place.in_features} features in this network and {entry.in_features} in the file;"
+            " give the original network"
+        )

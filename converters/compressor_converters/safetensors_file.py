@@ -1,0 +1,70 @@
+"""``model.safetensors``: the compact parameters, with the manifest in the file's metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from compressor.errors import CompressorError
+from compressor_converters.manifest import Manifest, apply
+
+METADATA_KEY = "compressor"  # the only key: the order of several is not kept by the format's writer
+
+
+def save(model: nn.Module, manifest: Manifest, path: Path) -> None:
+    """Write the parameters and persistent buffers of ``model``, each tensor once, with ``manifest``."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if name not in manifest.shared
+    }
+    save_file(tensors, path, metadata={METADATA_KEY: manifest.model_dump_json()})
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the file ``path``; a file without one was not written here."""
+    return _read(path)[0]
+
+
+def load_into(model: nn.Module, path: Path, *, structured: bool = True) -> nn.Module:
+    """Turn the original network ``model`` into the compressed one of the file ``path``, in place.
+
+    With ``structured`` False the layers are taken to stand there already, and only tensors are loaded.
+    """
+    manifest, tensors = _read(path)
+    if structured:
+        apply(model, manifest)
+    tensors |= {name: tensors[first] for name, first in manifest.shared.items() if first in tensors}
+    try:
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        said = " ".join(str(error).split(":", 1)[-1].split())[:200]
+        raise CompressorError(f"{path}: does not fit the network: {said}") from None
+    if missing or unexpected:
+        raise CompressorError(
+            f"{path}: does not fit the network: {len(missing)} tensors missing {missing[:3]},"
+            f" {len(unexpected)} unknown {unexpected[:3]}; give the network it was made from"
+        )
+    return model
+
+
+def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if METADATA_KEY not in metadata:
+                raise CompressorError(f"{path}: holds no compressed network (its metadata has no '{METADATA_KEY}')")
+            manifest = Manifest.model_validate_json(metadata[METADATA_KEY])
+            return manifest, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CompressorError(f"{path}: there is no such file; give a folder that compress wrote") from None
+    except (SafetensorError, OSError) as error:
+        raise CompressorError(f"{path}: is no whole safetensors file: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CompressorError(f"{path}: its manifest is not valid: {where}: {first['msg']}") from None
