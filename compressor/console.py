@@ -90,7 +90,9 @@ class Bars:
         task = self._progress.add_task(title, total=total, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:
-            self._progress.update(task, advance=steps, **({"note": note} if note else {}))
+            self._progress.update(task, advance=steps)
+            if note:
+                self._progress.update(task, note=note)
 
         yield advance
         done = int(self._progress.tasks[self._progress.task_ids.index(task)].completed)

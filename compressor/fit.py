@@ -115,7 +115,8 @@ def _fit_linear(
     assert entry.method is not None
     dense = teacher.get_submodule(entry.name)
     assert isinstance(dense, nn.Linear)
-    weight, bias = dense.weight.detach().cpu(), None if dense.bias is None else dense.bias.detach().cpu()
+    weight = dense.weight.detach().cpu()
+    bias = None if dense.bias is None else dense.bias.detach().cpu()
     if data is None:
         metric = Metric.identity(dense.in_features)
     else:

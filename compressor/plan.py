@@ -121,7 +121,7 @@ def _windows(
     window: str,
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Groups of site names in order, each with the activation modules inside it."""
-    singles = [((site.name,), ()) for site in sites]
+    singles: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((site.name,), ()) for site in sites]
     probe = _probe(chosen, settings)
     if window == "off" or (window == "auto" and probe.is_linear):
         return singles

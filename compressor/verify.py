@@ -59,7 +59,7 @@ def _check(
     relative = worst / largest if largest else worst
     if not relative <= TOLERANCE:
         raise CompressorError(
-            f"{name}: differs from the model in memory by {relative:.2e} of the largest output, more than {TOLERANCE:g};"
+            f"{name}: differs from the model in memory by {relative:.2e} of the largest output, over {TOLERANCE:g};"
             " nothing was written"
         )
     return Check(file=name, against="model in memory", max_abs=worst, max_rel=relative, tolerance=TOLERANCE, rows=rows)

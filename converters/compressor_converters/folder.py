@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -13,11 +14,6 @@ from torch import nn
 
 from compressor.errors import CompressorError
 from compressor_converters.safetensors_file import load_into, read_manifest
-
-try:
-    import fcntl
-except ImportError:  # Windows: leftovers of killed runs stay until they are deleted by hand
-    fcntl = None  # type: ignore[assignment]
 
 _MARKS = ("recipe.yaml", "report.json", "model.safetensors")  # what a folder that we wrote holds
 
@@ -96,8 +92,6 @@ def _sweep(target: Path) -> None:
 
 def _lock(folder: Path) -> int | None:
     """Lock ``folder`` for as long as this process lives; None where another one has it."""
-    if fcntl is None:
-        return None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
