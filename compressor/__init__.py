@@ -1,6 +1,51 @@
-"""Turn a trained neural network into a small, fast one by making its dense layers structured."""
+"""Turn a trained neural network into a small, fast one by making its dense layers structured.
+
+The public names are loaded when they are first used, so that ``import compressor`` and ``compress --help`` are quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from compressor.errors import CompressorError
 
+if TYPE_CHECKING:
+    from compressor_converters.folder import load_folder as load
+
+    from compressor.layers import Metric, StructuredLayer, methods
+    from compressor.pipeline import Result, compress
+    from compressor.recipe import Recipe
+    from compressor.report import Report
+
 __version__ = "0.1.0"
-__all__ = ["CompressorError", "__version__"]
+__all__ = [
+    "CompressorError",
+    "Metric",
+    "Recipe",
+    "Report",
+    "Result",
+    "StructuredLayer",
+    "__version__",
+    "compress",
+    "load",
+    "methods",
+]
+
+_HOMES = {
+    "Metric": ("compressor.layers", "Metric"),
+    "Recipe": ("compressor.recipe", "Recipe"),
+    "Report": ("compressor.report", "Report"),
+    "Result": ("compressor.pipeline", "Result"),
+    "StructuredLayer": ("compressor.layers", "StructuredLayer"),
+    "compress": ("compressor.pipeline", "compress"),
+    "load": ("compressor_converters.folder", "load_folder"),
+    "methods": ("compressor.layers", "methods"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compressor' has no attribute '{name}'")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -116,7 +116,7 @@ def _fit_linear(
     dense = teacher.get_submodule(entry.name)
     assert isinstance(dense, nn.Linear)
     weight = dense.weight.detach().cpu()
-    bias = None if dense.bias is None else dense.bias.detach().cpu()
+    bias: Tensor | None = None if dense.bias is None else dense.bias.detach().cpu()
     if data is None:
         metric = Metric.identity(dense.in_features)
     else:

@@ -66,7 +66,7 @@ def imitate(
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(_BLOCK_EPOCHS):
         order = held + torch.randperm(len(x) - held, generator=generator)
-        for number, rows in enumerate(order.split(128)):
+        for number, rows in enumerate(torch.split(order, 128)):
             if limit.reason is not None:
                 break
             done = (epoch + number * 128 / len(order)) / _BLOCK_EPOCHS

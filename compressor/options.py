@@ -11,7 +11,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Seconds, from ``90``, ``90s``, ``5m``, ``1h`` or ``1h30m``."""
 
     name = "duration"
@@ -32,7 +32,7 @@ class Duration(click.ParamType):
         return seconds
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A pair of strings from ``key=value``; the method's own config gives it its type."""
 
     name = "key=value"
@@ -47,7 +47,7 @@ class Setting(click.ParamType):
         return key.strip(), setting.strip()
 
 
-class Shape(click.ParamType):
+class Shape(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """An input's name (empty for the only one) and its sizes, from ``NAME:1,3,224,224`` or ``1,3,224,224``."""
 
     name = "[name:]sizes"

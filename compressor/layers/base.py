@@ -66,7 +66,8 @@ class Metric:
     def root(self) -> Tensor:
         """Symmetric square root of the covariance, ``(in, in)`` float64; negative rounding clipped to 0."""
         values, vectors = torch.linalg.eigh(self.covariance.double())
-        return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+        root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+        return root
 
     def relative_error(self, weight: Tensor, approximation: Tensor) -> float:
         """``‖(W − Ŵ) Σ^½‖ / ‖W Σ^½‖``, 0 for equal maps, 1 for the zero map."""
