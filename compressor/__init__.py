@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from compressor.errors import CompressorError
 
 if TYPE_CHECKING:
-    from compressor_converters.folder import load_folder as load
-
     from compressor.layers import Metric, StructuredLayer, methods
     from compressor.pipeline import Result, compress
     from compressor.recipe import Recipe
     from compressor.report import Report
+    from compressor_converters.folder import load_folder as load
 
 __version__ = "0.1.0"
 __all__ = [

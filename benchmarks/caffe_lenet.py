@@ -1,0 +1,95 @@
+"""The papers' Caffe LeNet on MNIST: ACDC beside Fastfood and SVD at several sizes, each trained equally.
+
+Runs ``compress compare`` as a user would and writes ``benchmarks/results/caffe_lenet.json``. ``svd`` and ``fastfood``
+get ACDC's own number of parameters; the presets keep theirs. Needs the data folder (``COMPRESSOR_DATA``, default
+``../shared/data``). Nothing is chosen by the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from facts import facts, keep
+from packages import ROOT, data_folder, mnist_in
+
+METHODS = "acdc,fastfood,svd-half,svd-quarter,svd,int8"
+MOST_PARAMS = 12_000  # in the dense layers
+MOST_ERROR = 0.0095  # the original's
+
+
+def compare(folder: Path, methods: str, seed: int, quick: bool) -> dict[str, Any]:
+    """The report of one ``compress compare``; ``quick`` takes a tenth of the images and two epochs."""
+    images = mnist_in(data_folder() / "mnist")
+    step = 10 if quick else 1
+    for name, (x, labels) in (("train", images.train), ("test", images.test)):
+        np.savez(folder / f"{name}.npz", x=x[::step].astype(np.float32) / 256, labels=labels[::step])
+    state = data_folder() / "lenet_caffe" / "lenet_state_dict.pt"
+    arguments = [str(state), "--arch", "benchmarks/zoo.py:caffe_lenet", "--methods", methods, "--seed", str(seed)]
+    arguments += ["--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
+    arguments += ["--epochs", "2"] if quick else []
+    command = [sys.executable, "-m", "compressor", "compare", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a candidate: name, counts, test error, latency."""
+    sides = [("dense", report["before"]), (report["method"], report["after"])]
+    sides += [(baseline["name"], baseline["side"]) for baseline in report["baselines"]]
+    return [
+        {
+            "name": name,
+            "dense_params": side["dense_params"],
+            "params": side["params"],
+            "macs": side["macs"],
+            "error": side["error"],
+            "onnx_bytes": side["size_bytes"].get("model.onnx"),
+            "latency_ms": side["latency_ms"]["onnxruntime"]["1"]["median"],
+        }
+        for name, side in sides
+    ]
+
+
+def main() -> int:
+    """Compare and check; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the images, 2 epochs; nothing is judged or kept"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = compare(Path(folder), options.methods, options.seed, options.quick)
+    result = {**facts(options.seed), "wall_time_s": report["wall_time_s"], "rows": rows_of(report)}
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        for row in result["rows"]:
+            counted = f"{row['dense_params']:,}" if row["dense_params"] else "-"
+            print(f"{row['name']:14} {counted:>9} dense params  {row['error']:7.2%} error  {row['latency_ms']:.3f} ms")
+    if options.quick:
+        return 0
+    if options.methods == METHODS:
+        keep("caffe_lenet", result)
+    first = result["rows"][1]
+    holds = first["dense_params"] <= MOST_PARAMS and first["error"] <= MOST_ERROR
+    print(
+        "ok  " if holds else "FAIL",
+        f"at most {MOST_PARAMS:,} dense parameters, {MOST_ERROR:.2%} error",
+        file=sys.stderr,
+    )
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""Linear recovery: how well a cascade of K ACDC layers learns a dense 32x32 map, for both initialisations.
+
+Moczulski 2019, figure 3.4 (METHODS 3): X 10,000x32 and W 32x32 uniform in [0, 1], noise of variance 1e-4; diagonals
+start at N(1, 1e-2), which trains at every depth, or at N(0, 1e-3), which does not. Writes
+``benchmarks/results/linear_recovery.json`` and, with matplotlib, ``linear_recovery.png`` beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from facts import RESULTS, facts, keep
+
+from compressor.layers import method
+
+N = 32
+ROWS = 10_000
+DEPTHS = (1, 2, 4, 8, 16, 32)
+STARTS = {"N(1, 1e-2)": (1.0, 1e-1), "N(0, 1e-3)": (0.0, 1e-3**0.5)}  # mean and standard deviation of a and d
+
+
+def problem(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``X (10000, 32)`` and ``Y = X W + noise``."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(ROWS, N, generator=generator)
+    w = torch.rand(N, N, generator=generator)
+    return x, x @ w + 1e-2 * torch.randn(ROWS, N, generator=generator)
+
+
+def dense_loss(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Mean squared error of the dense map that fits best."""
+    return float((x @ torch.linalg.lstsq(x, y).solution - y).square().mean())
+
+
+def learn(x: torch.Tensor, y: torch.Tensor, depth: int, start: tuple[float, float], seed: int, steps: int) -> float:
+    """Train a cascade with Adam on batches of 256; the mean squared error on all rows at the end."""
+    torch.manual_seed(seed)
+    layer = method("acdc").layer(N, N, bias=False, depth=depth, permutation="none", size=N)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(*start, generator=generator)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(x), (256,), generator=generator)
+        optimizer.zero_grad()
+        (layer(x[rows]) - y[rows]).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return float((layer(x) - y).square().mean())
+
+
+def draw(result: dict[str, Any]) -> None:
+    """The figure: loss against K, both initialisations, the dense map as a line."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no figure: matplotlib is not installed (extra 'plots')", file=sys.stderr)
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for name, rows in result["loss"].items():
+        middle = [statistics.median(rows[str(depth)]) for depth in result["depths"]]
+        low = [min(rows[str(depth)]) for depth in result["depths"]]
+        high = [max(rows[str(depth)]) for depth in result["depths"]]
+        axes.plot(result["depths"], middle, marker="o", label=f"a, d ~ {name}")
+        axes.fill_between(result["depths"], low, high, alpha=0.2)
+    axes.axhline(result["dense"], color="black", linestyle="--", label="dense")
+    axes.set(xscale="log", yscale="log", xlabel="K", ylabel="mean squared error", title="ACDC: recovery of a 32x32 map")
+    axes.set_xticks(result["depths"], [str(depth) for depth in result["depths"]])
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(RESULTS / "linear_recovery.png", dpi=120, metadata={"Software": None})
+
+
+def main() -> int:
+    """Measure, print, keep; 1 when the good start does not fall to K = 16 or the bad one does."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed and few steps; nothing is judged or kept")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    seeds = [options.seed] if options.quick else [options.seed + i for i in range(3)]
+    steps = 200 if options.quick else 4000
+    x, y = problem(options.seed)
+    loss: dict[str, dict[str, list[float]]] = {}
+    for name, start in STARTS.items():
+        for depth in DEPTHS:
+            loss.setdefault(name, {})[str(depth)] = [learn(x, y, depth, start, seed, steps) for seed in seeds]
+            print(f"a, d ~ {name}, K = {depth}: {statistics.median(loss[name][str(depth)]):.5f}", file=sys.stderr)
+    result = {**facts(options.seed), "depths": list(DEPTHS), "dense": dense_loss(x, y), "loss": loss, "steps": steps}
+    result["wall_time_s"] = time.monotonic() - started
+    middle = {name: [statistics.median(rows[str(depth)]) for depth in DEPTHS] for name, rows in loss.items()}
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print("K   " + "".join(f"{name:>14}" for name in middle) + f"{'dense':>14}")
+        for i, depth in enumerate(DEPTHS):
+            print(f"{depth:<4}" + "".join(f"{rows[i]:14.5f}" for rows in middle.values()) + f"{result['dense']:14.5f}")
+    if options.quick:
+        return 0
+    keep("linear_recovery", result)
+    draw(result)
+    good, bad = (middle[name][: DEPTHS.index(16) + 1] for name in STARTS)
+    falls = all(later < earlier for earlier, later in zip(good, good[1:], strict=False))
+    holds = falls and not all(later < earlier for earlier, later in zip(bad, bad[1:], strict=False))
+    print("ok  " if holds else "FAIL", "a good start falls steadily to K = 16, a bad one does not", file=sys.stderr)
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
