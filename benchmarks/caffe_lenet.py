@@ -61,9 +61,7 @@ def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
 def main() -> int:
     """Compare and check; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the images, 2 epochs; nothing is judged or kept"
-    )
+    parser.add_argument("--quick", action="store_true", help="a tenth of the images, 2 epochs; nothing judged or kept")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--seed", type=int, default=0)
@@ -85,7 +83,7 @@ def main() -> int:
     holds = first["dense_params"] <= MOST_PARAMS and first["error"] <= MOST_ERROR
     print(
         "ok  " if holds else "FAIL",
-        f"at most {MOST_PARAMS:,} dense parameters, {MOST_ERROR:.2%} error",
+        f"at most {MOST_PARAMS:,} dense params, {MOST_ERROR:.2%} error",
         file=sys.stderr,
     )
     return 0 if holds else 1

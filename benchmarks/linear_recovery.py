@@ -8,6 +8,7 @@ start at N(1, 1e-2), which trains at every depth, or at N(0, 1e-3), which does n
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -114,8 +115,8 @@ def main() -> int:
     keep("linear_recovery", result)
     draw(result)
     good, bad = (middle[name][: DEPTHS.index(16) + 1] for name in STARTS)
-    falls = all(later < earlier for earlier, later in zip(good, good[1:], strict=False))
-    holds = falls and not all(later < earlier for earlier, later in zip(bad, bad[1:], strict=False))
+    falls = all(later < earlier for earlier, later in itertools.pairwise(good))
+    holds = falls and not all(later < earlier for earlier, later in itertools.pairwise(bad))
     print("ok  " if holds else "FAIL", "a good start falls steadily to K = 16, a bad one does not", file=sys.stderr)
     return 0 if holds else 1
 
