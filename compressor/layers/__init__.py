@@ -1,5 +1,6 @@
 """Structured layers: one file a method. Importing this package registers them all."""
 
+from compressor.layers import acdc, svd
 from compressor.layers.base import (
     LayerConfig,
     Method,
