@@ -11,8 +11,6 @@ import math
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from compressor_kernels import dispatch
-from compressor_kernels.reference import split
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -20,6 +18,8 @@ from compressor.errors import CompressorError
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
 from compressor.layers.solve import fit_linear, fit_to_samples, wanted_offset
+from compressor_kernels import dispatch
+from compressor_kernels.reference import split
 
 _A, _D, _PERMUTATION = 0, 1, 10  # streams of the seed (normals take two each)
 

@@ -26,7 +26,10 @@ def signs(seed: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
 
 def normals(seed: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normals (Box and Muller), float64."""
-    radius, angle = ((_raw(seed, 2 * purpose + part, shape) >> np.uint64(11)) + 0.5) * 2.0**-53 for part in (0, 1))
+    radius, angle = (
+        ((_raw(seed, 2 * purpose + part, shape) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        for part in (0, 1)
+    )
     return torch.from_numpy(np.sqrt(-2 * np.log(radius)) * np.cos(2 * math.pi * angle))
 
 
