@@ -72,8 +72,8 @@ class Body:
         return self.op("Range", self.whole(start), self.whole(start + n * step), self.whole(step))
 
     def column(self, vector: str) -> str:
-        """``(n,) -> (n, 1)``."""
-        return self.op("Unsqueeze", vector, self.ints(1))
+        """``(n,) -> (n, 1)``; not by Unsqueeze, through which onnx's data propagation takes it for ``(n,)`` still."""
+        return self.op("Reshape", vector, self.ints(-1, 1))
 
     def cosines(self, left: str, right: str, n: int, *, sine: bool = False) -> str:
         """``cos(π left_i right_j / n)``, or its sine, for whole numbers ``left (i,)`` and ``right (j,)``: ``(i, j)``.
