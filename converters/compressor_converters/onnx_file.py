@@ -36,14 +36,14 @@ def save_onnx(model: nn.Module, example: tuple[Tensor, ...], path: Path, *, inpu
     """
     from onnx import helper
 
-    example = tuple(_two_rows(x) for x in example)
     names = list(input_names) if len(input_names) == len(example) else [f"input_{i}" for i in range(len(example))]
     proto, note = _traced(model, example, names)
     for entry in list(proto.opset_import):
         if entry.domain == DOMAIN:
             proto.opset_import.remove(entry)
-    proto.functions.extend(_bodies(model, proto))
-    if proto.functions:
+    bodies = _bodies(model, proto)
+    if bodies:
+        proto.functions.extend(bodies)
         proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     proto.ir_version = _IR_VERSION
     _strip(proto)
@@ -60,7 +60,7 @@ def _two_rows(x: Tensor) -> Tensor:
 def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> tuple[onnx.ModelProto, str | None]:
     """The exporter's model with a dynamic batch, else with the example's own and a note that says why."""
     try:
-        return _export(model, example, names, dynamic=True), None
+        return _export(model, tuple(_two_rows(x) for x in example), names, dynamic=True), None
     except Exception as error:
         reason = _reason(error)
     try:
@@ -71,7 +71,7 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> 
             "change the operation that the exporter names, or leave that part out"
         ) from error
     rows = example[0].shape[0]
-    return proto, f"model.onnx takes batches of {rows} rows only: the exporter refused a dynamic batch ({reason})"
+    return proto, f"model.onnx takes batches of {rows} only: the exporter refused a dynamic batch ({reason})"
 
 
 def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, dynamic: bool) -> onnx.ModelProto:
@@ -94,6 +94,9 @@ def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, 
     finally:
         model.train(training)
     assert program is not None
+    outputs = program.model.graph.outputs
+    for i, value in enumerate(outputs):
+        value.name = "output" if len(outputs) == 1 else f"output_{i}"
     proto: onnx.ModelProto = program.model_proto
     return proto
 
@@ -129,7 +132,7 @@ def _bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto
         for function in module.onnx_functions():
             if found.setdefault(function.name, function) != function:
                 raise ValueError(f"two different ONNX functions are called '{function.name}'")
-    pending = [node for node in proto.graph.node if node.domain == DOMAIN]
+    pending = [node for node in _nodes(proto.graph) if node.domain == DOMAIN]
     used: set[str] = set()
     while pending:
         node = pending.pop()
@@ -140,6 +143,15 @@ def _bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto
         used.add(node.op_type)
         pending += [inner for inner in found[node.op_type].node if inner.domain == DOMAIN]
     return [found[name] for name in sorted(used)]
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of the graph and of the branches and loops inside it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _nodes(inner)
 
 
 def _strip(proto: onnx.ModelProto) -> None:
