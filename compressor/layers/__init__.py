@@ -12,6 +12,7 @@ from compressor.layers.base import (
     onnx_export,
     register,
 )
+from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.svd import SVD as SVD
 
 __all__ = [
