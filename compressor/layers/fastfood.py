@@ -143,7 +143,7 @@ class Fastfood(StructuredLayer):
     def read(self, features: Tensor) -> Tensor:
         """``(..., n or 2n) -> (..., out)``: the read-out, or the sum of the terms, and the bias."""
         if self.readout is None:
-            y = features.unflatten(-1, (self.config.terms, self.out_features)).sum(-2)
+            y = features.reshape(*features.shape[:-1], self.config.terms, self.out_features).sum(-2)
             return y if self.bias is None else y + self.bias
         if self.readout_down is not None:
             features = nn.functional.linear(features, self.readout_down)
