@@ -15,7 +15,7 @@ Stored: ``B`` and ``G`` ``(blocks, d)``, ``S`` ``(n,)`` (3n numbers where d divi
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -23,8 +23,12 @@ from torch import Tensor, nn
 
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
+from compressor.layers.onnx_fastfood import fastfood_functions, fastfood_node
 from compressor.layers.solve import fit_linear, fit_to_samples, ridge, wanted_offset
 from compressor_kernels import dispatch
+
+if TYPE_CHECKING:
+    import onnx
 
 _B, _G, _S, _PERMUTATION = 20, 11, 12, 21  # streams of the seed (normals take two each: 22 to 25)
 _RIDGE_ROWS = 4096
@@ -151,6 +155,22 @@ class Fastfood(StructuredLayer):
 
     def transform(self, x: Tensor) -> Tensor:
         return self.read(self.features(x))
+
+    def onnx_node(self, x: Tensor) -> Tensor:
+        features = fastfood_node(
+            x,
+            self.B,
+            self.permutation,
+            self.G,
+            self.scaled_s(),
+            features=self.config.features,
+            width=self.width,
+        )
+        return self.read(features)
+
+    def onnx_functions(self) -> list[onnx.FunctionProto]:
+        blocks, d = self.B.shape
+        return fastfood_functions(self.in_features, d=d, blocks=blocks, width=self.width, features=self.config.features)
 
     def macs(self) -> int:
         """Additions of a transform count half; three diagonals; the read-out."""

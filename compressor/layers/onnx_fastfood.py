@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 _ONE_FACTOR_BITS, _TWO_FACTOR_BITS = 5, 10
 
 
-def fastfood_node(
-    x: Tensor, B: Tensor, perm: Tensor, G: Tensor, S: Tensor, *, features: str, width: int
-) -> Tensor:
+def fastfood_node(x: Tensor, B: Tensor, perm: Tensor, G: Tensor, S: Tensor, *, features: str, width: int) -> Tensor:
     """The features as one node of the ``compressor`` domain: ``(..., in) -> (..., width)``, twice that for rbf.
 
     ``B, G (blocks, d)``; ``perm (blocks, d)`` whole numbers of any type; ``S`` holds ``width`` numbers or more, in
@@ -41,9 +39,7 @@ def fastfood_node(
     return result
 
 
-def fastfood_functions(
-    in_features: int, *, d: int, blocks: int, width: int, features: str
-) -> list[onnx.FunctionProto]:
+def fastfood_functions(in_features: int, *, d: int, blocks: int, width: int, features: str) -> list[onnx.FunctionProto]:
     """The body of the node that `fastfood_node` emits for a layer of this shape."""
     body = Body(_name(in_features, d, blocks, width, features), ["x", "B", "perm", "G", "S"])
     op = body.op
