@@ -65,6 +65,10 @@ class Body:
             self._made[key] = make()
         return self._made[key]
 
+    def transposed(self, table: str) -> str:
+        """All axes reversed; for tables, made once."""
+        return self.once(f"{table} transposed", lambda: self.op("Transpose", table))
+
     # --- indices and tables ---------------------------------------------------------------------
 
     def indices(self, n: int, *, start: int = 0, step: int = 1) -> str:

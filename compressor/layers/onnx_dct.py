@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from compressor_kernels.reference import split
 if TYPE_CHECKING:
     import onnx
 
-DENSE_LIMIT = 128  # up to this N two small dense matmuls beat eight smaller ones
+DENSE_LIMIT = 255  # up to this N two small dense matmuls beat eight smaller ones
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def acdc_node(
     """
     depth, size = a.shape
     shape = Shape(x.shape[-1], out_features, size, depth, basis, relu, beta is not None, perm is not None)
-    attributes: dict[str, int | str] = {"size": size, "depth": depth, "basis": basis, "relu": int(relu)}
+    attributes: dict[str, Any] = {"size": size, "depth": depth, "basis": basis, "relu": int(relu)}
     result: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{shape.name}",
         [value for value in (x, a, d, beta, perm) if value is not None],
@@ -152,8 +152,8 @@ class _Dense(_Member):
         body, n = self.body, self.shape.size
         h = body.op("MatMul", h, body.once(f"C{width}", lambda: _cosine_matrix(body, n, width)))
         h = self.diagonal(h, k, n)
-        back = body.once(f"Ct{wanted}", lambda: body.op("Transpose", _cosine_matrix(body, n, wanted)))
-        return body.op("MatMul", h, back)
+        back = body.once(f"C{wanted}", lambda: _cosine_matrix(body, n, wanted))
+        return body.op("MatMul", h, body.transposed(back))
 
 
 class _Separable(_Member):
@@ -171,11 +171,11 @@ class _Separable(_Member):
         h = body.folded(body.padded(h, rows * n2 - width), leading, rows, n2)
         h = body.op("MatMul", h, right)
         if n1 > 1:
-            h = body.op("MatMul", body.once(f"leftT{rows}", lambda: body.op("Transpose", left(rows))), h)
+            h = body.op("MatMul", body.transposed(left(rows)), h)
         h = self.diagonal(h, k, n1, n2)
         if n1 > 1:
             h = body.op("MatMul", left(rows_out), h)
-        h = body.op("MatMul", h, body.once("rightT", lambda: body.op("Transpose", right)))
+        h = body.op("MatMul", h, body.transposed(right))
         h = body.folded(h, leading, rows_out * n2)
         return body.cut(h, wanted) if wanted < rows_out * n2 else h
 
@@ -196,7 +196,7 @@ class _Twiddled(_Member):
         self.theta = body.cosines(k1, odd, 2 * n), body.cosines(k1, odd, 2 * n, sine=True)  # (n1 + 1, n2)
         back = body.cosines(q, odd, n2), body.cosines(q_sine, odd, n2, sine=True)  # (columns, n2)
         self.right_back = back
-        self.right = tuple(body.op("Transpose", table) for table in back)
+        self.right = tuple(body.transposed(table) for table in back)
         self._diagonals(k1, q)
 
     def _is_zero(self, index: str) -> str:
@@ -272,10 +272,7 @@ class _Twiddled(_Member):
         real, imaginary = op("MatMul", p, self.right_back[0]), op("MatMul", q, self.right_back[1])
         u = op("Add", op("Mul", real, cos), op("Mul", imaginary, sin))
         v = op("Sub", op("Mul", imaginary, cos), op("Mul", real, sin))
-        back = [
-            self.body.once(f"back{rows_out}{table}", lambda table=table: op("Transpose", table))
-            for table in self._left(rows_out)
-        ]
+        back = [self.body.transposed(table) for table in self._left(rows_out)]
         y = op("Add", op("MatMul", back[0], u), op("MatMul", back[1], v))
         y = self.body.folded(y, leading, rows_out * n2)
         return self.body.cut(y, wanted) if wanted < rows_out * n2 else y
