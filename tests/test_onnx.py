@@ -1,0 +1,135 @@
+"""Whole models written as ONNX: stock onnxruntime gives what torch gives, and the file keeps its promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import CompressorError
+from compressor.layers import build
+from compressor_converters.onnx_file import save_onnx
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "acdc": ("acdc", {}),
+    "acdc, one member": ("acdc", {"depth": 1, "permutation": "none"}),
+    "acdc, separable, of three with ReLU": ("acdc", {"depth": 3, "relu": True, "basis": "dct2d"}),
+    "acdc, prime": ("acdc", {"size": 151}),
+    "fastfood": ("fastfood", {"terms": 2}),
+    "fastfood, relu": ("fastfood", {"features": "relu", "width": 300}),
+    "fastfood, rbf": ("fastfood", {"features": "rbf", "width": 150, "adaptive": False}),
+    "svd": ("svd", {}),
+}
+
+
+def lenet(name: str, *, bias: bool = True) -> nn.Module:
+    """Convolution, pooling, one structured layer 150 -> 97 of a method, a dense read-out."""
+    torch.manual_seed(0)
+    method, config = LAYERS[name]
+    layer = build(method, 150, 97, bias=bias, config=config)
+    with torch.no_grad():
+        for parameter_name, parameter in layer.named_parameters():
+            if "beta" in parameter_name or parameter_name.endswith("bias"):
+                parameter.normal_()
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), layer, nn.ReLU(), nn.Linear(97, 10)
+    ).eval()
+
+
+def image(rows: int) -> Tensor:
+    return torch.randn(rows, 1, 14, 14, generator=torch.Generator().manual_seed(rows))
+
+
+def run(path: Path, **inputs: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {name: x.numpy() for name, x in inputs.items()})[0])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_stock_onnxruntime_gives_what_torch_gives_at_any_batch(name: str, tmp_path: Path) -> None:
+    model, path = lenet(name), tmp_path / "model.onnx"
+    assert save_onnx(model, (image(1),), path, input_names=["image"]) is None
+    for rows in (1, 3, 32):
+        with torch.no_grad():
+            expected = model(image(rows))
+        torch.testing.assert_close(run(path, image=image(rows)), expected)
+
+    written = onnx.load(path)
+    onnx.checker.check_model(written, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(written, check_type=True, strict_mode=True, data_prop=True)
+    assert inferred.graph.output[0].name == "output"
+    assert inferred.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert {"DFT", "STFT"}.isdisjoint(
+        node.op_type for body in (written.graph, *written.functions) for node in body.node
+    )
+    ours = [node for node in written.graph.node if node.domain == "compressor"]
+    assert len(ours) == (0 if name == "svd" else 1)
+    compact = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert path.stat().st_size <= 1.2 * compact + 150_000
+
+
+def test_two_exports_give_the_same_bytes_and_nothing_of_the_machine(tmp_path: Path) -> None:
+    model = lenet("acdc")
+    for name in ("first.onnx", "second.onnx"):
+        save_onnx(model, (image(2),), tmp_path / name)
+    first = (tmp_path / "first.onnx").read_bytes()
+    assert first == (tmp_path / "second.onnx").read_bytes()
+    for told in (str(ROOT), "site-packages", "stack_trace", torch.__version__):
+        assert told.encode() not in first
+
+
+def test_layers_of_one_shape_share_one_function_and_sequences_are_taken(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        build("acdc", 21, 21, bias=False, config={}), nn.ReLU(), build("acdc", 21, 21, bias=False, config={"seed": 5})
+    ).eval()
+    path = tmp_path / "model.onnx"
+    x = torch.randn(5, 3, 21)
+    save_onnx(model, (x[:2],), path, input_names=["x"])
+    assert len(onnx.load(path).functions) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(run(path, x=x), model(x))
+
+
+class FixedRows(nn.Module):
+    """Takes one row, whatever is asked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(1, 7) * 2
+
+
+class Unwritable(nn.Module):
+    """Uses an operation that ONNX has no word for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(x.T @ x) + x
+
+
+def test_a_model_of_fixed_batch_is_written_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    note = save_onnx(FixedRows(), (torch.ones(1, 7),), path, input_names=["x"])
+    assert note is not None
+    assert "batches of 1 only" in note
+    torch.testing.assert_close(run(path, x=torch.ones(1, 7)), torch.full((1, 7), 2.0))
+
+
+def test_a_model_that_onnx_cannot_hold_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with pytest.raises(CompressorError, match=r"cannot be written as ONNX: .*eigvalsh|eigh") as caught:
+        save_onnx(Unwritable(), (torch.ones(2, 7),), path)
+    assert "\n" not in str(caught.value)
+    assert not path.exists()
+
+
+def test_training_mode_is_given_back_after_the_export(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.5)).train()
+    save_onnx(model, (torch.ones(2, 5),), tmp_path / "model.onnx")
+    assert model.training
+    assert model[1].training
