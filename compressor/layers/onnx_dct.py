@@ -210,8 +210,7 @@ class _Twiddled(_Member):
         body, n, n1 = self.body, self.shape.size, self.n1
         steps, lines = body.op("Mul", q, body.whole(2 * n1)), body.column(k1)
         plus, minus = body.op("Add", lines, steps), body.op("Mod", body.op("Sub", steps, lines), body.whole(n))
-        inside = body.op("Less", plus, body.whole(n))
-        plus = body.op("Mod", plus, body.whole(n))
+        plus = body.op("Mod", plus, body.whole(n))  # an odd n2 has k = N as well, where all cosines are 0
         twice = body.op("Less", body.op("Mod", lines, body.whole(n1)), body.whole(1))  # k1 = 0 or n1
         first = self._is_zero(q)  # (columns,)
         if not self.even:
@@ -220,7 +219,7 @@ class _Twiddled(_Member):
 
         def gathered(values: str, power: float) -> tuple[str, str]:
             low, high = body.real((1 / n) ** power), body.real((2 / n) ** power)
-            at_plus = body.op("Where", inside, body.op("Where", self._is_zero(plus), low, high), nothing)
+            at_plus = body.op("Where", self._is_zero(plus), low, high)
             at_minus = body.op("Where", twice, nothing, high)
             return (
                 body.op("Mul", body.op("Gather", values, plus, axis=1), at_plus),

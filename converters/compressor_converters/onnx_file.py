@@ -79,22 +79,17 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> 
 def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, dynamic: bool) -> onnx.ModelProto:
     batch = torch.export.Dim(_BATCH, min=1)
     shapes = tuple({0: batch} if x.ndim else None for x in example) if dynamic else None
-    training = model.training
-    model.eval()
-    try:
-        with onnx_export(), torch.no_grad(), _silence():
-            program = torch.onnx.export(
-                model,
-                example,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=names,
-                dynamic_shapes=shapes,
-                verbose=False,
-                external_data=False,
-            )
-    finally:
-        model.train(training)
+    with onnx_export(), torch.no_grad(), _evaluating(model), _silence():
+        program = torch.onnx.export(
+            model,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=names,
+            dynamic_shapes=shapes,
+            verbose=False,
+            external_data=False,
+        )
     assert program is not None
     outputs = program.model.graph.outputs
     for i, value in enumerate(outputs):
@@ -104,10 +99,23 @@ def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, 
 
 
 @contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and then as it was; by the flag, as exported programs refuse ``eval()``."""
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """The exporter prints, warns and logs about its own versions; what matters comes as an exception."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -121,7 +129,7 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    text = next((line for line in lines if not line.endswith(":")), type(error).__name__)
     return text if len(text) <= 200 else text[:199] + "…"
 
 
