@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from compressor.errors import CompressorError
-
 from compressor_converters import pt2_check
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -82,7 +81,7 @@ def save_pt2(
     with zipfile.ZipFile(whole) as file, path.open("wb") as out:
         try:
             _copy(file, pt2_check.cleaned(file, len(whole.getbuffer())), out, mark=True)
-        except pt2_check.Refused as error:
+        except pt2_check.RefusedError as error:
             raise CompressorError(
                 f"{path.name}: this model cannot be written as an exported program: {error}"
             ) from None
@@ -101,9 +100,9 @@ def export(
             if not dynamic_batch:
                 return torch.export.export(model, example, strict=False), None
             try:
-                # Two rows or more: torch takes a size of one for a constant.
-                several = tuple(x if len(x) > 1 else torch.cat([x, x]) for x in example)
-                return torch.export.export(model, several, strict=False, dynamic_shapes=_free_batch(several)), None
+                # Two rows: torch takes a size of one for a constant, and the file must not depend on their number.
+                two = tuple(torch.cat([x, x])[:2] for x in example)
+                return torch.export.export(model, two, strict=False, dynamic_shapes=_free_batch(two)), None
             except Exception as error:  # torch.export raises many kinds; the reason is passed on
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
                 program = torch.export.export(model, example, strict=False)
@@ -128,12 +127,15 @@ def _archive(path: Path, out: BinaryIO | None) -> None:
             archive = pt2_check.cleaned(file, size)
             if out is not None:
                 _copy(file, archive, out, mark=archive.marked)
-    except pt2_check.Refused as error:
+    except pt2_check.RefusedError as error:
         raise CompressorError(
             f"{path}: not read as an exported program, {error} (if you trust the file: --unsafe-load)"
         ) from None
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise CompressorError(f"{path}: the archive is damaged: {error}") from None
+    except (TypeError, KeyError, AttributeError, ValueError, NotImplementedError, RuntimeError) as error:
+        # A value of another kind than torch writes, wherever it stands: the checks do not look at each.
+        raise CompressorError(f"{path}: not read as an exported program, it is malformed ({error!s:.80})") from None
 
 
 def _copy(file: zipfile.ZipFile, archive: pt2_check.Archive, out: BinaryIO, *, mark: bool) -> None:

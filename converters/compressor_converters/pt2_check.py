@@ -68,7 +68,7 @@ _SYNTAX = (
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """Why an archive is not read."""
 
 
@@ -82,7 +82,7 @@ class Archive:
 
 
 def entries(file: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members of a zip file of ``size`` bytes by name; Refused where sizes or names are not honest.
+    """The members of a zip file of ``size`` bytes by name; RefusedError where sizes or names are not honest.
 
     Only stored (uncompressed) members pass, which is what torch writes, so that nothing can unfold to more
     than the file holds.
@@ -92,41 +92,41 @@ def entries(file: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     for info in file.infolist():
         name = info.filename
         if name in found:
-            raise Refused(f"two entries are named '{name[:80]}'")
+            raise RefusedError(f"two entries are named '{name[:80]}'")
         if name.startswith("/") or "\\" in name or ".." in name.split("/") or not name.isprintable():
-            raise Refused(f"the entry name {name[:80]!r} leads outside of the archive")
+            raise RefusedError(f"the entry name {name[:80]!r} leads outside of the archive")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise Refused(
+            raise RefusedError(
                 f"entry '{name[:80]}' is compressed ({info.file_size:,} bytes when unfolded); torch stores them plain"
             )
         total += info.file_size
         if total > size:
-            raise Refused(f"its entries claim {total:,} bytes and more, the file has {size:,}")
+            raise RefusedError(f"its entries claim {total:,} bytes and more, the file has {size:,}")
         found[name] = info
     return found
 
 
 def cleaned(file: zipfile.ZipFile, size: int) -> Archive:
-    """Check everything in an exported program; what may be loaded from it, or Refused with the reason."""
+    """Check everything in an exported program; what may be loaded from it, or RefusedError with the reason."""
     found = entries(file, size)
     roots = {name.split("/", 1)[0] for name in found}
     if "serialized_exported_program.json" in roots:
-        raise Refused(
+        raise RefusedError(
             "it is of the format before torch 2.8, whose weights are pickles; save it anew with torch.export.save"
         )
     if len(roots) != 1 or not all("/" in name for name in found):
-        raise Refused("its entries are not in one folder, as torch.export.save writes them")
+        raise RefusedError("its entries are not in one folder, as torch.export.save writes them")
     names = {name.split("/", 1)[1]: name for name in found}
     for needed in (_MODEL, *_CONFIGS.values(), "archive_format", "archive_version"):
         if needed not in names:
-            raise Refused(f"there is no entry '{needed}'")
+            raise RefusedError(f"there is no entry '{needed}'")
     for name in names:
         if not (name in (_MODEL, *_CONFIGS.values(), "archive_format", "archive_version") or _PAYLOAD.fullmatch(name)):
             _check_ignored(name)
     if file.read(names["archive_format"])[:8].strip() != b"pt2":
-        raise Refused("its archive_format is not pt2")
+        raise RefusedError("its archive_format is not pt2")
     if "byteorder" in names and file.read(names["byteorder"])[:8] != b"little":
-        raise Refused("its byte order is not little-endian")
+        raise RefusedError("its byte order is not little-endian")
     program = _json(file, found[names[_MODEL]])
     _clean_program(program)
     texts = {_MODEL: _dump(program)}
@@ -141,34 +141,34 @@ def cleaned(file: zipfile.ZipFile, size: int) -> Archive:
         texts[name] = _dump(config)
     version = file.read(names["archive_version"])
     if not re.fullmatch(rb"\d{1,4}", version.strip()):
-        raise Refused("its archive_version is not a number")
+        raise RefusedError("its archive_version is not a number")
     texts |= {"archive_format": b"pt2", "archive_version": version.strip(), "byteorder": b"little"}
     texts |= {"data/sample_inputs/model.pt": b"", ".data/version": b"6\n"}
     return Archive(texts, payloads, MARK in names)
 
 
 def _check_ignored(name: str) -> None:
-    """Entries that are not read at all pass; Refused for any other."""
+    """Entries that are not read at all pass; RefusedError for any other."""
     if _IGNORED.fullmatch(name):
         return
     if name.startswith(("data/constants/custom_obj", "data/constants/opaque_obj")):
-        raise Refused(f"'{name[:80]}' is a custom object, which is code when read")
+        raise RefusedError(f"'{name[:80]}' is a custom object, which is code when read")
     if name.startswith("data/aotinductor/"):
-        raise Refused("it holds compiled machine code (AOTInductor)")
+        raise RefusedError("it holds compiled machine code (AOTInductor)")
     if re.fullmatch(r"data/(weights|constants)/[\w.-]+\.pt", name):
-        raise Refused(f"'{name}' is a pickle of an older format; save the program anew with torch.export.save")
-    raise Refused(f"unknown entry '{name[:80]}'")
+        raise RefusedError(f"'{name}' is a pickle of an older format; save the program anew with torch.export.save")
+    raise RefusedError(f"unknown entry '{name[:80]}'")
 
 
 def _json(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, Any]:
     if info.file_size > _JSON_LIMIT:
-        raise Refused(f"'{info.filename}' has {info.file_size:,} bytes, more than {_JSON_LIMIT:,}")
+        raise RefusedError(f"'{info.filename}' has {info.file_size:,} bytes, more than {_JSON_LIMIT:,}")
     try:
         found = json.loads(file.read(info))
     except (ValueError, RecursionError) as error:
-        raise Refused(f"'{info.filename}' is not valid JSON: {str(error)[:80]}") from None
+        raise RefusedError(f"'{info.filename}' is not valid JSON: {str(error)[:80]}") from None
     if not isinstance(found, dict):
-        raise Refused(f"'{info.filename}' is not a JSON object")
+        raise RefusedError(f"'{info.filename}' is not a JSON object")
     return found
 
 
@@ -184,10 +184,10 @@ def _clean_program(program: dict[str, Any]) -> None:
     program["guards_code"] = []  # Python source
     module = program.get("graph_module")
     if not isinstance(module, dict):
-        raise Refused("its program has no graph_module")
+        raise RefusedError("its program has no graph_module")
     module["metadata"] = {}
     if module.get("treespec_namedtuple_fields"):
-        raise Refused("its inputs or outputs are named tuples; only tensors in tuples, lists and dicts are read")
+        raise RefusedError("its inputs or outputs are named tuples; only tensors in tuples, lists and dicts are read")
     for node in _dicts(program):
         if "metadata" in node:
             stack = (node["metadata"] or {}).get("nn_module_stack") if isinstance(node["metadata"], dict) else None
@@ -202,7 +202,7 @@ def _clean_program(program: dict[str, Any]) -> None:
 def _check_fields(node: dict[str, Any]) -> None:
     for key, value in node.items():
         if not _TEXT.fullmatch(key):
-            raise Refused(f"a key of its program is {key[:60]!r}")
+            raise RefusedError(f"a key of its program is {key[:60]!r}")
         if key in ("target", "as_operator"):
             _check_operator(value)
         elif key == "expr_str":
@@ -213,22 +213,28 @@ def _check_fields(node: dict[str, Any]) -> None:
             _check_ranges(value)
         elif key in ("as_custom_obj", "custom_obj", "custom_obj_values"):
             if value:
-                raise Refused("it uses a custom object, which is code when read")
-        elif key == "forward_arg_names":
-            for name in value or ():
-                _check_text(key, name, _WORD)
-        elif key in ("name", "as_name") and value != "":
+                raise RefusedError("it uses a custom object, which is code when read")
+        elif key in ("name", "as_name", "forward_arg_names"):
             _check_text(key, value, _WORD)
-        elif key == "fqn" or (key.endswith("_name") and key != "as_name"):
+        elif key == "fqn" or key.endswith("_name"):
             _check_text(key, value, _FQN)
         else:
-            for text in value if isinstance(value, list) else [value]:
-                _check_text(key, text, _TEXT)
+            _check_text(key, value, _TEXT)
+
+
+def _strings(value: object) -> Iterator[str]:
+    """The strings in ``value`` outside of JSON objects."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def _check_text(key: str, value: object, pattern: re.Pattern[str]) -> None:
-    if isinstance(value, str) and value and not pattern.fullmatch(value):
-        raise Refused(f"'{key}' in its program is {value[:60]!r}, which is not a plain name")
+    for text in _strings(value):
+        if text and not pattern.fullmatch(text):
+            raise RefusedError(f"'{key}' in its program is {text[:60]!r}, which is not a plain name")
 
 
 def _dicts(value: object) -> Iterator[dict[str, Any]]:
@@ -248,21 +254,23 @@ def _check_operator(target: object) -> None:
         return
     match = _OPERATOR.fullmatch(target) if isinstance(target, str) else None
     if match is None or match[2] in _FORBIDDEN:
-        raise Refused(f"it calls {str(target)[:80]!r}, which is not one of the tensor operators that are let through")
+        raise RefusedError(
+            f"it calls {str(target)[:80]!r}, which is not one of the tensor operators that are let through"
+        )
     packet = getattr(getattr(torch.ops, match[1]), match[2], None)
     if not isinstance(getattr(packet, match[3], None), torch._ops.OpOverload):
-        raise Refused(f"it calls {target!r}, which torch {torch.__version__} does not have")
+        raise RefusedError(f"it calls {target!r}, which torch {torch.__version__} does not have")
 
 
 def check_expression(text: object) -> None:
-    """Refused where a symbolic size is more than arithmetic on numbers and symbols: torch evaluates it."""
+    """RefusedError where a symbolic size is more than arithmetic on numbers and symbols: torch evaluates it."""
     shown = f"the symbolic size {str(text)[:80]!r}"
     if not isinstance(text, str) or len(text) > 4000:
-        raise Refused(f"{shown} is not a short expression")
+        raise RefusedError(f"{shown} is not a short expression")
     try:
         nodes = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise Refused(f"{shown} is not an expression") from None
+        raise RefusedError(f"{shown} is not an expression") from None
     powers = 0
     for node in nodes:
         powers += isinstance(node, ast.Pow) or (isinstance(node, ast.Name) and node.id == "Pow")
@@ -277,35 +285,35 @@ def check_expression(text: object) -> None:
         elif isinstance(node, ast.Constant):
             fine = isinstance(node.value, bool | float) or (isinstance(node.value, int) and abs(node.value) < 2**63)
         if not fine or powers > 3:
-            raise Refused(f"{shown} is more than arithmetic on symbols")
+            raise RefusedError(f"{shown} is more than arithmetic on symbols")
 
 
 def _check_ranges(value: object) -> None:
     if not isinstance(value, dict):
-        raise Refused("its range_constraints are not an object")
+        raise RefusedError("its range_constraints are not an object")
     for key in value:
         check_expression(key)
 
 
 def _check_tree(text: object) -> None:
-    """Refused where the structure of inputs or outputs needs a type that would have to be imported."""
+    """RefusedError where the structure of inputs or outputs needs a type that would have to be imported."""
     try:
         tree = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         tree = None
     if not isinstance(tree, list) or len(tree) != 2:
-        raise Refused(f"the structure of its inputs or outputs is {str(text)[:60]!r}")
+        raise RefusedError(f"the structure of its inputs or outputs is {str(text)[:60]!r}")
     for node in _dicts(tree[1]):
         kind, context = node.get("type"), node.get("context")
         if set(node) != {"type", "context", "children_spec"} or kind not in _TREES:
-            raise Refused(
+            raise RefusedError(
                 f"its inputs or outputs are a {str(kind)[:80]}; only tensors in tuples, lists and dicts are read"
             )
         keys = [] if context is None else json.loads(context) or []
         if not isinstance(keys, list) or not all(
             isinstance(k, int) or (isinstance(k, str) and _FQN.fullmatch(k)) for k in keys
         ):
-            raise Refused(f"the keys of its inputs or outputs are {str(context)[:60]!r}")
+            raise RefusedError(f"the keys of its inputs or outputs are {str(context)[:60]!r}")
 
 
 # --- the tensors --------------------------------------------------------------------------------
@@ -314,22 +322,22 @@ def _check_tree(text: object) -> None:
 def _check_config(config: dict[str, Any], kind: str, folder: str, sizes: dict[str, int]) -> Iterator[str]:
     """The payload entries that ``config`` names, each checked against the bytes that are there."""
     if set(config) != {"config"} or not isinstance(config["config"], dict):
-        raise Refused(f"the list of its {kind}s is not as torch writes it")
+        raise RefusedError(f"the list of its {kind}s is not as torch writes it")
     for fqn, entry in config["config"].items():
         if not _FQN.fullmatch(fqn):
-            raise Refused(f"a {kind} is named {fqn[:60]!r}")
+            raise RefusedError(f"a {kind} is named {fqn[:60]!r}")
         path, meta = entry.get("path_name"), entry.get("tensor_meta")
         if entry.get("use_pickle") is not False:
-            raise Refused(f"'{fqn}' is stored as a pickle, which is code when read")
+            raise RefusedError(f"'{fqn}' is stored as a pickle, which is code when read")
         if not isinstance(path, str) or not re.fullmatch(kind + r"_\d+", path) or f"{folder}/{path}" not in sizes:
-            raise Refused(f"the {kind} '{fqn}' is in the entry {str(path)[:60]!r}, which is not there")
+            raise RefusedError(f"the {kind} '{fqn}' is in the entry {str(path)[:60]!r}, which is not there")
         try:
             wanted, values, item = _extent(meta)
         except (KeyError, TypeError, ValueError):
-            raise Refused(f"the shape of '{fqn}' is not as torch writes it") from None
+            raise RefusedError(f"the shape of '{fqn}' is not as torch writes it") from None
         have = sizes[f"{folder}/{path}"]
         if wanted * item > have or values * item > have:
-            raise Refused(f"'{fqn}' claims {max(wanted, values) * item:,} bytes, its entry has {have:,}")
+            raise RefusedError(f"'{fqn}' claims {max(wanted, values) * item:,} bytes, its entry has {have:,}")
         meta["device"] = {"type": "cpu", "index": None}
         yield f"{folder}/{path}"
 
@@ -351,8 +359,8 @@ def _extent(meta: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def read(path: Path) -> tuple[zipfile.ZipFile, int]:
-    """Open ``path`` as a zip file; Refused where it is none or cut off."""
+    """Open ``path`` as a zip file; RefusedError where it is none or cut off."""
     try:
         return zipfile.ZipFile(path), path.stat().st_size
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise Refused(f"it is not a whole zip archive ({str(error)[:80]})") from None
+        raise RefusedError(f"it is not a whole zip archive ({str(error)[:80]})") from None
