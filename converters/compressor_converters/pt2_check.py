@@ -255,7 +255,7 @@ def _check_operator(target: object) -> None:
     match = _OPERATOR.fullmatch(target) if isinstance(target, str) else None
     if match is None or match[2] in _FORBIDDEN:
         raise RefusedError(
-            f"it calls {str(target)[:80]!r}, which is not one of the tensor operators that are let through"
+            f"it calls {str(target)[:80]!r}, which is not one of the operators that are let through"
         )
     packet = getattr(getattr(torch.ops, match[1]), match[2], None)
     if not isinstance(getattr(packet, match[3], None), torch._ops.OpOverload):
