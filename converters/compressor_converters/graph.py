@@ -105,8 +105,7 @@ class _Rebuild:
 
     def __init__(self, model: fx.GraphModule) -> None:
         self.model = model
-        # What the graph reads as an attribute, and how often: a parameter goes when its last reader has gone.
-        self.made: dict[str, nn.Module] = {}
+        self.made: dict[str, nn.Module] = {}  # by the name at which each was put
 
     def run(self) -> None:
         for node in list(self.model.graph.nodes):
@@ -159,9 +158,12 @@ class _Rebuild:
         path, kind = stack[-1] if stack else ("", "")
         path = re.sub(r"@\d+$", "", str(path))  # torch numbers further calls of one module so
         kind = kind if isinstance(kind, str) else getattr(kind, "__qualname__", "")
-        wanted = path if path and str(kind).rsplit(".", 1)[-1] == type(module).__name__ else fallback
+        known = bool(path) and str(kind).rsplit(".", 1)[-1] == type(module).__name__
+        wanted = path if known else fallback
+        # What was a plain function call gets a module of its own, unless parameters make it the same map.
+        alone = not known and next(module.parameters(), None) is None
         name, number = wanted, 0
-        while not self._fits(name, module):
+        while not self._fits(name, module) or (alone and name in self.made):
             number += 1
             name = f"{wanted}_{number}"
         return name
