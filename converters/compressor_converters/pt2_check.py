@@ -254,9 +254,7 @@ def _check_operator(target: object) -> None:
         return
     match = _OPERATOR.fullmatch(target) if isinstance(target, str) else None
     if match is None or match[2] in _FORBIDDEN:
-        raise RefusedError(
-            f"it calls {str(target)[:80]!r}, which is not one of the operators that are let through"
-        )
+        raise RefusedError(f"it calls {str(target)[:80]!r}, which is not one of the operators that are let through")
     packet = getattr(getattr(torch.ops, match[1]), match[2], None)
     if not isinstance(getattr(packet, match[3], None), torch._ops.OpOverload):
         raise RefusedError(f"it calls {target!r}, which torch {torch.__version__} does not have")
