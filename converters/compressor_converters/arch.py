@@ -41,7 +41,7 @@ def import_callable(spec: str) -> Callable[..., Any]:
         raise CompressorError(f"'{spec}': {module_name} has no '{attribute}'{hint}") from None
     if not callable(found):
         raise CompressorError(f"'{spec}' is a {type(found).__name__}, not something to call")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def call(spec: str, *arguments: Any) -> Any:

@@ -95,7 +95,8 @@ def _checked(loaded: Loaded) -> Loaded:
     for name, module in loaded.model.named_modules():
         if isinstance(module, StructuredLayer):
             raise CompressorError(
-                f"{loaded.source}: was compressed already ('{name}' is a {module.method} layer); start from the original"
+                f"{loaded.source}: was compressed already ('{name}' is a layer of method {module.method});"
+                " start from the original model"
             )
     for name, value in [*loaded.model.named_parameters(), *loaded.model.named_buffers()]:
         if value.is_meta or not value.is_floating_point():
