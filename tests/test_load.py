@@ -188,7 +188,7 @@ def test_a_file_of_something_else_is_named(folder: Path, value: object, word: st
         ("absent.py:Net", "there is no file absent.py"),
         ("absent_module:Net", "there is no module 'absent_module'"),
         ("nets.py:number", "gave a int, not a torch.nn.Module"),
-        ("nets.py:broken", "raised IndexError: list index out of range (nets.py, line 28)"),
+        ("nets.py:broken", "raised IndexError: list index out of range (nets.py, line 26)"),
         ("nets.py:limit", "is a int, not something to call"),
         ("absent.pt", "there is no such file"),
         (".", "is a folder"),
