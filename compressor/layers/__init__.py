@@ -1,5 +1,6 @@
 """Structured layers: one file a method. Importing this package registers them all."""
 
+from compressor.layers.acdc import ACDC as ACDC
 from compressor.layers.base import (
     LayerConfig,
     Method,
@@ -12,6 +13,7 @@ from compressor.layers.base import (
     register,
     replace,
 )
+from compressor.layers.svd import SVD as SVD
 
 __all__ = [
     "LayerConfig",

@@ -1,0 +1,157 @@
+"""ACDC: a cascade of diagonals between cosine transforms (Moczulski 2019, 3.10, eq. 3.26 and 3.27).
+
+``y = ((x ⊙ a) C ⊙ d + β) Cᵀ``, K times, with C the orthonormal DCT-II, or the separable ``C_n1 ⊗ C_n2``; between
+neighbours a fixed permutation and, where the cascade stands for several layers, a ReLU. The input is zero-padded
+to N, the first ``out`` outputs are kept. 3NK numbers and a seed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from compressor.errors import CompressorError
+from compressor.layers import seeded
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
+from compressor.layers.solve import fit_linear, fit_to_samples, wanted_offset
+from compressor_kernels import dispatch
+from compressor_kernels.reference import split
+
+_A, _D, _PERMUTATION = 0, 1, 10  # streams of the seed (normals take two each)
+
+
+class ACDCConfig(LayerConfig):
+    """Depth, basis and what stands between the members of the cascade."""
+
+    depth: int = Field(2, ge=1, description="K, members of the cascade")
+    relu: bool = Field(False, description="a ReLU between neighbours: for a window of several layers")
+    basis: Literal["dct", "dct2d"] = Field("dct", description="dct2d: separable, half the work, same parameters")
+    permutation: Literal["random", "none"] = Field("random", description="between neighbours, drawn from the seed")
+    size: int | None = Field(None, ge=1, description="N; none: the next even size with no prime factor above 7")
+    sigma: float = Field(0.1, ge=0, description="diagonals start as N(1, sigma²)")
+    seed: int = Field(0, ge=0, description="of the permutations and the start")
+
+    def size_for(self, in_features: int, out_features: int) -> int:
+        """N, at least as large as both sides; CompressorError when ``size`` is not."""
+        least = max(in_features, out_features)
+        if self.size is None:
+            return next(n for n in range(least + least % 2, 2 * least + 2, 2) if _is_smooth(n))
+        if self.size < least:
+            raise CompressorError(f"method 'acdc': size={self.size} is below the layer's width {least}; give {least}+")
+        return self.size
+
+
+@register("acdc", source="Moczulski 2019, 3.10 (ACDC)")
+class ACDC(StructuredLayer):
+    """ACDC: a cascade of trained diagonals between fast cosine transforms."""
+
+    Config: ClassVar[type[LayerConfig]] = ACDCConfig
+    config: ACDCConfig
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        config: LayerConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias, config=config, **settings)
+        c = self.config
+        self.size = n = c.size_for(in_features, out_features)
+        self.a = nn.Parameter(torch.empty(c.depth, n))
+        self.d = nn.Parameter(torch.empty(c.depth, n))
+        self.beta = nn.Parameter(torch.zeros(c.depth, n)) if bias else None
+        self.permutation: Tensor | None
+        permutation = None
+        if self.seeds:
+            shape = (c.depth - 1, n)
+            permutation = torch.empty(shape, dtype=torch.uint16 if n <= 2**16 else torch.int32)
+        if not seeded.on_meta():
+            with torch.no_grad():
+                for values, purpose in ((self.a, _A), (self.d, _D)):
+                    values.copy_(1 + c.sigma * seeded.normals(c.seed, purpose, (c.depth, n)))
+            if permutation is not None:
+                permutation = seeded.permutations(c.seed, _PERMUTATION, *shape).to(permutation.device)
+        self.register_buffer("permutation", permutation, persistent=False)
+
+    @property
+    def is_linear(self) -> bool:
+        return not (self.config.relu and self.config.depth > 1)
+
+    @property
+    def seeds(self) -> int:
+        return int(self.config.depth > 1 and self.config.permutation == "random")
+
+    def kind(self, name: str) -> ParameterKind:
+        return "bias" if name == "beta" else "diagonal"
+
+    def transform(self, x: Tensor) -> Tensor:
+        separable = self.config.basis == "dct2d"
+        forward, inverse = (dispatch.dct2d, dispatch.idct2d) if separable else (dispatch.dct, dispatch.idct)
+        h = nn.functional.pad(x, (0, self.size - self.in_features))  # (..., N)
+        for k in range(self.config.depth):
+            if k and self.config.relu:
+                h = h.relu()
+            if k and self.permutation is not None:
+                h = h.index_select(-1, self.permutation[k - 1].long())
+            h = forward(h * self.a[k]) * self.d[k]
+            h = inverse(h if self.beta is None else h + self.beta[k])
+        return h[..., : self.out_features]
+
+    def macs(self) -> int:
+        n, k = self.size, self.config.depth
+        if self.config.basis == "dct2d":
+            return k * (2 * n * sum(split(n)) + 2 * n)
+        return math.ceil(k * (4 * n + 5 * n * math.log2(n)) / 2)
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [
+            {},
+            {"depth": 1},
+            {"depth": 3, "basis": "dct2d", "seed": 7},
+            {"permutation": "none", "sigma": 0.3},
+            {"depth": 2, "relu": True},
+            {"depth": 1, "size": 67},
+        ]
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
+        out_features, in_features = weight.shape
+        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
+        fit_linear(layer, weight, metric, order=2 * layer.config.depth)
+        layer._set_offset(wanted_offset(layer, weight, bias, metric))
+        return layer
+
+    def fit_samples(self, x: Tensor, y: Tensor) -> float:
+        self._set_offset(y.mean(0))
+        return fit_to_samples(self, x, y)
+
+    @torch.no_grad()
+    def _set_offset(self, offset: Tensor) -> None:
+        """Give ``offset (out,)`` for a zero input: β of the last member is its transform."""
+        if self.beta is None:
+            return
+        transform = dispatch.dct2d if self.config.basis == "dct2d" else dispatch.dct
+        padded = nn.functional.pad(offset.to(self.beta), (0, self.size - self.out_features))
+        self.beta.zero_()[-1] = transform(padded)
+
+    @classmethod
+    def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
+        member = (3 if bias else 2) * base.size_for(in_features, out_features)
+        seed = int(base.permutation == "random")
+        depth = max(1, (params - seed) // member)
+        return base.model_copy(update={"depth": depth})
+
+
+def _is_smooth(n: int) -> bool:
+    for prime in (2, 3, 5, 7):
+        while n % prime == 0:
+            n //= prime
+    return n == 1

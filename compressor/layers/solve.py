@@ -1,0 +1,178 @@
+"""Fit a structured layer that has no closed form: L-BFGS on the whitened loss, Adam on samples.
+
+Deterministic, and bounded by work (floating-point operations), never by the clock.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compressor.layers.base import Metric, StructuredLayer
+
+_COLUMNS = 512  # of the root of Σ that the loss is taken on
+_ENERGY = 0.999  # of Σ that they must hold; else half of them sketch the rest
+_WORK = 2e10  # operations for one layer: below 20 s on one core
+_ITERATIONS = 400
+_SAMPLE_ROWS = 16384
+_BATCH = 256
+_EPOCHS = 20
+_RATES = {"diagonal": 1e-2, "dense": 1e-3, "bias": 1e-3}
+
+
+@torch.no_grad()
+def wanted_offset(layer: StructuredLayer, weight: Tensor, bias: Tensor | None, metric: Metric) -> Tensor:
+    """What a linear layer must give for a zero input so that the mean is mapped right: ``b + (W − Ŵ) μ``, ``(out,)``.
+
+    ``weight`` and ``bias`` are the aim; zero where there is no bias.
+    """
+    if bias is None:
+        return weight.new_zeros(len(weight))
+    missed = weight.double() - layer.dense()[0].double()
+    return (bias.double() + missed @ metric.mean.double()).to(weight.dtype)
+
+
+def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order: int) -> None:
+    """Minimise ``‖(W − Ŵ) Σ^½‖`` over all that ``layer`` trains but its biases, in place; never worse than zero.
+
+    ``weight (out, in)`` is W; ``order`` is the degree of Ŵ in those parameters together (scaling them all by t
+    scales Ŵ by t^order).
+    """
+    names = [name for name, _ in layer.named_parameters() if layer.kind(name) != "bias"]
+    scaled = [parameter for name, parameter in layer.named_parameters() if name in names]
+    dtype = torch.float64 if max(weight.shape) <= 512 else torch.float32
+    original = weight.dtype
+    layer.to(dtype)
+    probes = _probes(metric).to(dtype)  # (columns, in)
+    aim = probes @ weight.detach().to(dtype).T
+    total = aim.square().sum()
+    if float(total) > 0:
+        with torch.no_grad():
+            now = _linear_part(layer, probes).square().sum()
+            _scale(scaled, float((total / now.clamp_min(1e-30)).sqrt()), order)
+        _lbfgs(scaled, lambda: (_linear_part(layer, probes) - aim).square().sum() / total, layer, len(probes))
+    with torch.no_grad():
+        _scale(scaled, _best_gain(layer, weight, metric), order)
+    layer.to(original)
+
+
+def fit_to_samples(layer: StructuredLayer, x: Tensor, y: Tensor) -> float:
+    """Train ``layer`` on ``x (rows, in) -> y (rows, out)`` by Adam, diagonals quicker; keep the best.
+
+    Returns ``‖layer(x) − y‖ / ‖y − mean‖`` over the rows used (at most 16,384); without biases the plain norm of y.
+    """
+    x, y = x[:_SAMPLE_ROWS].detach(), y[:_SAMPLE_ROWS].detach()
+    scale = float((y - y.mean(0) if layer.has_bias else y).square().mean()) or 1.0
+
+    def loss_on(rows: slice | Tensor) -> Tensor:
+        return (layer(x[rows]) - y[rows]).square().mean() / scale
+
+    def loss_on_all() -> float:
+        with torch.no_grad():
+            return sum(float(loss_on(rows)) * len(rows) for rows in torch.arange(len(x)).split(4096)) / len(x)
+
+    groups: dict[str, list[Tensor]] = {kind: [] for kind in _RATES}
+    for name, parameter in layer.named_parameters():
+        groups[layer.kind(name)].append(parameter)
+    used = [kind for kind, members in groups.items() if members]
+    optimizer = torch.optim.Adam([{"params": groups[kind], "lr": _RATES[kind]} for kind in used])
+    epochs = max(1, min(_EPOCHS, int(10 * _WORK / (6 * layer.macs() * len(x)))))
+    steps = epochs * math.ceil(len(x) / _BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    best, best_state = loss_on_all(), copy.deepcopy(layer.state_dict())
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x), generator=generator).split(_BATCH):
+            optimizer.zero_grad()
+            loss_on(rows).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        now = loss_on_all()
+        if now < best:
+            best, best_state = now, copy.deepcopy(layer.state_dict())
+    layer.load_state_dict(best_state)
+    return math.sqrt(best)
+
+
+def ridge(features: Tensor, y: Tensor, *, damping: float = 1e-4) -> Tensor:
+    """``A (features, out)`` that minimises ``‖F A − Y‖² + λ‖A‖²``, λ = damping × the mean of F's squared columns.
+
+    The smaller of the two normal systems is solved, in float64: ``(rows, features)`` is cheap while either is small.
+    """
+    f, aim = features.double(), y.double()
+    wide = f.shape[1] > f.shape[0]
+    gram = f @ f.T if wide else f.T @ f
+    ridge_by = damping * float(f.square().sum()) / f.shape[1] + 1e-12
+    gram.diagonal().add_(ridge_by)
+    factor = torch.linalg.cholesky(gram)
+    return f.T @ torch.cholesky_solve(aim, factor) if wide else torch.cholesky_solve(f.T @ aim, factor)
+
+
+def _probes(metric: Metric) -> Tensor:
+    """Rows ``R (columns, in)`` with ``RᵀR ≈ Σ``: its leading eigenvectors, and a sketch of the rest where it counts."""
+    values, vectors = torch.linalg.eigh(metric.covariance.double())
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    rows = (vectors * values.sqrt()).T  # (in, in), most energy first
+    held = values.cumsum(0)
+    needed = int((held < _ENERGY * held[-1]).sum()) + 1
+    if needed <= _COLUMNS or len(rows) <= _COLUMNS:
+        return rows[: max(needed, 1)] if len(rows) > _COLUMNS else rows
+    half = _COLUMNS // 2
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(_COLUMNS - half, len(rows) - half, generator=generator, dtype=rows.dtype)
+    return torch.cat((rows[:half], mix @ rows[half:] / math.sqrt(_COLUMNS - half)))
+
+
+def _linear_part(layer: StructuredLayer, rows: Tensor) -> Tensor:
+    """``rows Ŵᵀ``: the layer without what it gives for a zero input."""
+    given = layer.transform(F.pad(rows, (0, 0, 0, 1)))  # one row of zeros below
+    return given[:-1] - given[-1:] if layer.has_bias else given[:-1]
+
+
+def _scale(parameters: list[torch.nn.Parameter], gain: float, order: int) -> None:
+    for parameter in parameters:
+        parameter.mul_(gain ** (1 / order))
+
+
+def _best_gain(layer: StructuredLayer, weight: Tensor, metric: Metric) -> float:
+    """The g ≥ 0 that minimises ``‖(W − g Ŵ) Σ^½‖``; 0 where Ŵ has no part of W."""
+    sigma, approximation = metric.covariance.double(), layer.dense()[0].double()
+    seen = approximation @ sigma
+    own = float((seen * approximation).sum())
+    common = float((seen * weight.double()).sum())
+    return max(0.0, common / own) if math.isfinite(own) and own > 0 else 0.0
+
+
+def _lbfgs(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], layer: StructuredLayer, rows: int) -> None:
+    """Minimise in place, within the work allowed; the best point seen is kept."""
+    evaluations = max(20, min(_ITERATIONS, int(_WORK / (6 * layer.macs() * rows))))
+    optimizer = torch.optim.LBFGS(
+        parameters,
+        max_iter=evaluations,
+        max_eval=evaluations,
+        history_size=20,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+    best, best_state = math.inf, [parameter.detach().clone() for parameter in parameters]
+
+    def closure() -> Tensor:
+        nonlocal best, best_state
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        if float(value.detach()) < best:
+            best, best_state = float(value.detach()), [parameter.detach().clone() for parameter in parameters]
+        return value
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        for parameter, kept in zip(parameters, best_state, strict=True):
+            parameter.copy_(kept)
+            parameter.grad = None

@@ -1,0 +1,127 @@
+"""The fast transforms in plain torch operators, along the last axis: oracle and fallback of every native kernel.
+
+All of them take any leading shape, are differentiable, trace under ``torch.export`` and run on the meta
+device. Tables are computed at each call (from ``arange``, exactly reduced, in float64): nothing is cached and
+no table lands in an exported program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+DENSE_LIMIT = 64  # up to this length one small matmul beats an FFT
+_RADIX_BITS = 6  # Walsh–Hadamard factors of at most 64 × 64
+
+
+def dct_matrix(n: int, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
+    """``C_nk = √(2/N) ε_k cos(π(2n+1)k / 2N)``, ``ε_0 = 1/√2``, else 1 (Moczulski 2019, 3.10); ``C Cᵀ = I``."""
+    index = torch.arange(n, device=device)
+    turns = torch.outer(2 * index + 1, index) % (4 * n)  # exact: one turn is 4N
+    table = torch.cos(turns.to(torch.float64) * (math.pi / (2 * n)))
+    return (table * _scale(n, index)).to(dtype)
+
+
+def dct(x: Tensor) -> Tensor:
+    """Orthonormal DCT-II, ``x C``, of any length N ≥ 1 (Makhoul 1980: one real FFT of length N)."""
+    n = x.shape[-1]
+    if n <= DENSE_LIMIT:
+        return x @ dct_matrix(n, dtype=x.dtype, device=x.device)
+    if x.numel() == 0:  # no rows: the FFT libraries refuse
+        return x.clone()
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return dct(x.float()).to(x.dtype)
+    spectrum = torch.fft.rfft(torch.cat((x[..., 0::2], x[..., 1::2].flip(-1)), -1))  # (..., N//2 + 1)
+    cos, sin = _twiddle(n, x)
+    real, imaginary = spectrum.real, spectrum.imag
+    low = real * cos + imaginary * sin
+    high = (real * sin - imaginary * cos)[..., 1 : (n + 1) // 2].flip(-1)
+    return torch.cat((low, high), -1) * _scale(n, torch.arange(n, device=x.device)).to(x.dtype)
+
+
+def idct(x: Tensor) -> Tensor:
+    """Orthonormal DCT-III, ``x Cᵀ``: the inverse of `dct`."""
+    n = x.shape[-1]
+    if n <= DENSE_LIMIT:
+        return x @ dct_matrix(n, dtype=x.dtype, device=x.device).T
+    if x.numel() == 0:
+        return x.clone()
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return idct(x.float()).to(x.dtype)
+    half = n // 2 + 1
+    x = x / _scale(n, torch.arange(n, device=x.device)).to(x.dtype)
+    low, high = x[..., :half], F.pad(x[..., n - half + 1 :].flip(-1), (1, 0))  # X_k and X_{N-k}, with X_N = 0
+    cos, sin = _twiddle(n, x)
+    spectrum = torch.complex(low * cos + high * sin, low * sin - high * cos)
+    v = torch.fft.irfft(spectrum, n=n)
+    even = (n + 1) // 2
+    odd = F.pad(v[..., even:].flip(-1), (0, 2 * even - n))
+    return torch.stack((v[..., :even], odd), -1).flatten(-2)[..., :n]
+
+
+def split(n: int) -> tuple[int, int]:
+    """The most square ``n1 · n2 = n`` with ``n1 ≤ n2``; ``n1 = 1`` for a prime."""
+    n1 = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+    return n1, n // n1
+
+
+def dct2d(x: Tensor) -> Tensor:
+    """``x (C_n1 ⊗ C_n2)``, with ``n1, n2`` from `split`: orthonormal, two small matmuls."""
+    return _both_axes(x, dct)
+
+
+def idct2d(x: Tensor) -> Tensor:
+    """``x (C_n1 ⊗ C_n2)ᵀ``: the inverse of `dct2d`."""
+    return _both_axes(x, idct)
+
+
+def hadamard_matrix(bits: int, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
+    """``H`` of side ``2^bits`` in natural order, ``H_2d = [[H, H], [H, −H]]``, entries ±1, symmetric."""
+    index = torch.arange(2**bits, device=device)
+    shared = index[:, None] & index[None, :]
+    table = torch.ones_like(shared)
+    for bit in range(bits):
+        table = table * (1 - 2 * ((shared >> bit) & 1))
+    return table.to(dtype)
+
+
+def fwht(x: Tensor) -> Tensor:
+    """``x H``, Walsh–Hadamard in natural order, not normalised (``H H = N I``); ValueError unless N is 2^p.
+
+    A Kronecker product of small matmuls.
+    """
+    n = x.shape[-1]
+    bits = n.bit_length() - 1
+    if n != 1 << bits:
+        raise ValueError(f"a Walsh–Hadamard transform needs a power of two, not {n}")
+    lead, right = x.shape[:-1], 1
+    stages = max(1, math.ceil(bits / _RADIX_BITS))
+    for stage in range(stages):
+        radix_bits = bits // stages + (stage < bits % stages)
+        h = hadamard_matrix(radix_bits, dtype=x.dtype, device=x.device)
+        radix = 2**radix_bits
+        if right == 1:
+            x = x.reshape(*lead, n // radix, radix) @ h
+        else:
+            x = h @ x.reshape(*lead, n // (radix * right), radix, right)
+        right *= radix
+    return x.reshape(*lead, n)
+
+
+def _scale(n: int, index: Tensor) -> Tensor:
+    return torch.where(index == 0, math.sqrt(1 / n), math.sqrt(2 / n)).to(torch.float64)
+
+
+def _twiddle(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    angles = torch.arange(n // 2 + 1, device=like.device, dtype=torch.float64) * (math.pi / (2 * n))
+    return torch.cos(angles).to(like.dtype), torch.sin(angles).to(like.dtype)
+
+
+def _both_axes(x: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
+    n1, n2 = split(x.shape[-1])
+    square = transform(x.reshape(*x.shape[:-1], n1, n2))
+    return transform(square.transpose(-1, -2)).transpose(-1, -2).reshape(x.shape)
