@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from compressor.report.compare import comparison
-from compressor.report.marks import Change, count_change, latency_change, quality_change, times
+from compressor.report.compare import comparison, rows_of
+from compressor.report.marks import Change, count_change, latency_change, quality_change
 from compressor.report.table import Cell, Table, plain
 from compressor.report.units import NONE, bytes_text, count_text, ms_text, quality_text, range_text, seconds_text
 from compressor.report.value import LayerRow, Report, Side
@@ -36,8 +35,7 @@ def content(report: Report) -> Content:
     """All of ``report`` in words and cells."""
     tables = [before_after(report), layers(report)]
     if report.baselines:
-        sides = [("original", report.before), (report.method, report.after)]
-        tables.append(comparison([*sides, *((row.name, row.side) for row in report.baselines)]))
+        tables.append(comparison(rows_of(report)))
     notes = [*report.notes, *(f"{row.name}: {row.note}" for row in report.baselines if row.note)]
     return Content(
         title=f"{plain(report.model)} → {plain(report.method)}",
@@ -218,5 +216,6 @@ def _fidelity(side: Side) -> tuple[str, Change]:
     return (f"{kept.agreement:.2%} agree" if kept.agreement is not None else f"{kept.relative_error:.3g}"), Change()
 
 
-def _either(first: Sequence[str] | dict[str, object], second: object) -> list[str]:
-    return list(dict.fromkeys([*first, *second]))  # type: ignore
+def _either(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    """The names in either, in their order."""
+    return list(dict.fromkeys([*first, *second]))
