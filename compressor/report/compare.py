@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compressor.errors import CompressorError
-from compressor.report.marks import count_change, latency_change, quality_change, times
+from compressor.report.marks import OVERLAP, OVERLAP_SAID, count_change, latency_change, quality_change, times
 from compressor.report.table import Cell, Table, plain
 from compressor.report.units import NONE, bytes_text, count_text, ms_text, quality_text
 from compressor.report.value import Baseline, LatencyRow, Report, Side
@@ -57,13 +57,12 @@ def comparison(rows: Sequence[Baseline]) -> Table:
         for row in rows
     ]
     notes = [f"ms: {runtime}, batch {batch}, one thread, median"] if runtime else []
-    if any(row.side.fidelity is not None and row.side.value is None for row in rows):
-        notes.append("quality: without labels, against the original")
+    if any(OVERLAP in line[-1].text for line in cells):
+        notes.append(OVERLAP_SAID)
     kept = [
         column for column in range(len(_COLUMNS)) if column in (0, 8) or any(line[column].text != NONE for line in cells)
     ]
-    metric = next((row.side.metric for row in rows if row.side.metric), None)
-    columns = [plain(metric) if metric and name == "quality" else name for name in _COLUMNS]
+    columns = [_metric(rows) if name == "quality" else name for name in _COLUMNS]
     return Table(
         title="Side by side",
         columns=tuple(columns[column] for column in kept),
@@ -73,7 +72,7 @@ def comparison(rows: Sequence[Baseline]) -> Table:
     )
 
 
-_COLUMNS = ("", "in dense layers", "fewer", "parameters", "MACs", _FILE, "quality", "ms", "marks")
+_COLUMNS = ("", "dense params", "fewer", "params", "MACs", _FILE, "quality", "ms", "marks")
 
 
 def judged(original: Side, side: Side, runtime: str, batch: str) -> Cell:
@@ -83,7 +82,7 @@ def judged(original: Side, side: Side, runtime: str, batch: str) -> Cell:
         "in parameters": count_change(original.dense_params, side.dense_params),
         "as a file": count_change(original.size_bytes.get(_FILE), side.size_bytes.get(_FILE)),
         "": quality_change(original, side),
-        "(spans overlap)": latency if latency.tone == "unsure" else None,
+        OVERLAP: latency if latency.tone == "unsure" else None,
         " ": latency if latency.tone != "unsure" else None,
     }
     marks = [f"{change.mark} {where}".strip() for where, change in changes.items() if change and change.mark]
@@ -100,7 +99,20 @@ def _ratio(original: Side, side: Side) -> str:
 def _quality(side: Side, original: Side) -> str:
     if side.value is not None and original.metric is not None and side.metric != original.metric:
         return f"{plain(side.metric)} {quality_text(side)}"
+    if side.value is None and side.fidelity is not None:
+        agreement, error = side.fidelity.agreement, side.fidelity.relative_error
+        return f"{error:.3g}" if agreement is None else f"{agreement:.2%}"
     return quality_text(side)
+
+
+def _metric(rows: Sequence[Baseline]) -> str:
+    """The heading of the quality column."""
+    for row in rows:
+        if row.side.metric is not None:
+            return plain(row.side.metric)
+        if row.side.fidelity is not None:
+            return "relative error" if row.side.fidelity.agreement is None else "same answers"
+    return "quality"
 
 
 def _timed(rows: Sequence[Baseline]) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from compressor.report.compare import comparison, rows_of
-from compressor.report.marks import Change, count_change, latency_change, quality_change
+from compressor.report.marks import OVERLAP, OVERLAP_SAID, Change, count_change, latency_change, quality_change
 from compressor.report.table import Cell, Table, plain
 from compressor.report.units import NONE, bytes_text, count_text, ms_text, quality_text, range_text, seconds_text
 from compressor.report.value import LayerRow, Report, Side
@@ -81,13 +81,15 @@ def before_after(report: Report) -> Table:
             label = f"{plain(runtime)}, batch {plain(batch)}, ms"
             rows.append((Cell(label), Cell(range_text(a)), Cell(range_text(b)), Cell.of(latency_change(a, b))))
     shown = tuple(row for row in rows if row[1].text != NONE or row[2].text != NONE)
-    timed = bool(before.latency_ms or after.latency_ms)
+    notes = ["latency: one thread, median (10th – 90th percentile), timed alternately"] if after.latency_ms else []
+    if any(OVERLAP in row[3].text for row in shown):
+        notes.append(OVERLAP_SAID)
     return Table(
         title="Before and after",
         columns=("", "original", plain(report.method), "change"),
         rows=shown,
         texts=frozenset({0, 3}),
-        note="latency: one thread, median (10th – 90th percentile), both timed alternately" if timed else "",
+        note="; ".join(notes),
     )
 
 
@@ -155,9 +157,8 @@ def _settings(row: LayerRow) -> str:
 def verification(report: Report) -> list[str]:
     """One line for each file that was read back."""
     return [
-        f"{plain(check.file)}: read back and run on {check.rows:,} examples against the {plain(check.against)}; "
-        f"largest difference {check.max_abs:.1e}, {check.max_rel:.1e} of the largest output "
-        f"(at most {check.tolerance:.0e})"
+        f"{plain(check.file)}: read back, run on {check.rows:,} examples; off the {plain(check.against)} "
+        f"by {check.max_rel:.1e} of the largest output (limit {check.tolerance:.0e}), {check.max_abs:.1e} at most"
         for check in report.verification
     ]
 
@@ -200,7 +201,7 @@ def tiles(report: Report) -> list[tuple[str, str, Change]]:
         if old is not None and new is not None:
             change = latency_change(old, new)
             label = f"{runtime}, batch 1: {ms_text(old.median)} → {ms_text(new.median)} ms"
-            found.append((label, change.text.partition(",")[0], change))
+            found.append((label, change.text.removesuffix(f" {OVERLAP}"), change))
             break
     return found
 

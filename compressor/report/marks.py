@@ -9,6 +9,8 @@ from typing import Literal
 from compressor.report.value import LatencyRow, Side
 
 Tone = Literal["", "good", "bad", "unsure"]
+OVERLAP = "(overlap)"  # beside a latency whose span touches the original's: the sign could be chance
+OVERLAP_SAID = f"{OVERLAP}: the spans overlap, the difference may be chance"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def latency_change(before: LatencyRow | None, after: LatencyRow | None) -> Chang
     if after.median == before.median:
         return Change("same")
     overlap = after.p10 <= before.p90 and before.p10 <= after.p90
-    said = ", spans overlap" if overlap else ""
+    said = f" {OVERLAP}" if overlap else ""
     if after.median < before.median:
         ratio = before.median / after.median if after.median else math.inf
         return Change(f"{times(ratio)} faster{said}", "", "" if overlap else "good")
