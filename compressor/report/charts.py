@@ -13,9 +13,9 @@ from compressor.report.units import ms_text, range_text
 from compressor.report.value import LatencyRow, LayerRow, Report
 
 WIDTH = 860
-_LABEL = 250  # where the bars begin
+LABEL = 250  # where the bars begin
 _ROOM = 130  # right of the longest bar, for its figure
-_FULL = WIDTH - _LABEL - _ROOM
+_FULL = WIDTH - LABEL - _ROOM
 _LEAST = 2.5  # the shortest bar that can be seen
 _MOST_LAYERS = 30  # those with more parameters each have their bar, the others share one
 _MOST_CHARACTERS = 34
@@ -113,7 +113,7 @@ def _span_chart(title: str, rows: Sequence[tuple[str, LatencyRow]], reference: L
     end = max(row.p90 for _, row in rows) or 1.0
     spans = []
     for number, (name, row) in enumerate(rows):
-        left, middle, right = (_LABEL + _FULL * value / end for value in (row.p10, row.median, row.p90))
+        left, middle, right = (LABEL + _FULL * value / end for value in (row.p10, row.median, row.p90))
         change = latency_change(reference, row)
         figure = f"{ms_text(row.median)} ms" + (f", {change.mark}" if change.mark else "")
         name = plain(name)
@@ -127,7 +127,7 @@ def _ticks(end: float) -> tuple[tuple[float, str], ...]:
     step = 10 ** math.floor(math.log10(end / 4))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if end / (step * factor) <= 5)
     count = math.floor(end / step + 1e-9)
-    return tuple((_LABEL + _FULL * n * step / end, "0" if n == 0 else f"{n * step:,.6g}") for n in range(count + 1))
+    return tuple((LABEL + _FULL * n * step / end, "0" if n == 0 else f"{n * step:,.6g}") for n in range(count + 1))
 
 
 def _largest(layers: Sequence[LayerRow]) -> tuple[list[LayerRow], list[LayerRow]]:

@@ -60,7 +60,9 @@ def comparison(rows: Sequence[Baseline]) -> Table:
     if any(OVERLAP in line[-1].text for line in cells):
         notes.append(OVERLAP_SAID)
     kept = [
-        column for column in range(len(_COLUMNS)) if column in (0, 8) or any(line[column].text != NONE for line in cells)
+        column
+        for column in range(len(_COLUMNS))
+        if column in (0, 8) or any(line[column].text != NONE for line in cells)
     ]
     columns = [_metric(rows) if name == "quality" else name for name in _COLUMNS]
     return Table(

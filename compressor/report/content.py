@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from compressor.report.compare import comparison, rows_of
-from compressor.report.marks import OVERLAP, OVERLAP_SAID, Change, count_change, latency_change, quality_change
+from compressor.report.marks import OVERLAP, OVERLAP_SAID, count_change, latency_change, quality_change
 from compressor.report.table import Cell, Table, plain
-from compressor.report.units import NONE, bytes_text, count_text, ms_text, quality_text, range_text, seconds_text
+from compressor.report.units import NONE, bytes_text, count_text, quality_text, range_text, seconds_text
 from compressor.report.value import LayerRow, Report, Side
 
-_COUNTS: tuple[tuple[str, Callable[[Side], int | None]], ...] = (
+COUNTS: tuple[tuple[str, Callable[[Side], int | None]], ...] = (
     ("parameters in dense layers", lambda side: side.dense_params),
     ("parameters", lambda side: side.params),
     ("MACs per example", lambda side: side.macs),
@@ -69,7 +69,7 @@ def headline(report: Report) -> str:
 def before_after(report: Report) -> Table:
     """The table that the issue is about: original, compressed, and what changed."""
     before, after = report.before, report.after
-    rows = [_count_row(name, of(before), of(after), count_text, "fewer", "more") for name, of in _COUNTS]
+    rows = [_count_row(name, of(before), of(after), count_text, "fewer", "more") for name, of in COUNTS]
     for name in _either(before.size_bytes, after.size_bytes):
         size = (before.size_bytes.get(name), after.size_bytes.get(name))
         rows.append(_count_row(plain(name), *size, bytes_text, "smaller", "larger"))
@@ -104,7 +104,9 @@ def _quality_rows(before: Side, after: Side) -> list[tuple[Cell, ...]]:
     if before.value is not None or after.value is not None:
         names = [plain(name) for name in dict.fromkeys((before.metric, after.metric)) if name]
         change = Cell.of(quality_change(before, after))
-        rows.append((Cell(" / ".join(names) or "quality"), Cell(quality_text(before)), Cell(quality_text(after)), change))
+        rows.append(
+            (Cell(" / ".join(names) or "quality"), Cell(quality_text(before)), Cell(quality_text(after)), change)
+        )
     if after.fidelity is not None:
         kept, examples = after.fidelity, f"{after.fidelity.examples:,} examples"
         if kept.agreement is not None:
@@ -175,46 +177,6 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("versions", versions),
     ]
     return [(name, text) for name, text in known if text]
-
-
-def tiles(report: Report) -> list[tuple[str, str, Change]]:
-    """The few figures for the head of a page: name, figure, and what it is beside the original's."""
-    before, after = report.before, report.after
-    found: list[tuple[str, str, Change]] = []
-    for name, of in _COUNTS[:2]:
-        a, b = of(before), of(after)
-        if a is not None and b is not None:
-            found.append((f"{name}: {a:,} → {b:,}", *_ratio(a, b, "fewer", "more")))
-    for name in ("model.safetensors", "model.onnx"):
-        if name in before.size_bytes and name in after.size_bytes:
-            a, b = before.size_bytes[name], after.size_bytes[name]
-            found.append((f"{name}: {bytes_text(a)} → {bytes_text(b)}", *_ratio(a, b, "smaller", "larger")))
-            break
-    if after.value is not None:
-        change = quality_change(before, after)
-        note = f", was {quality_text(before)}" if before.value is not None else ""
-        found.append((f"{plain(after.metric or 'quality')}{note}", quality_text(after), change))
-    elif after.fidelity is not None:
-        found.append(("without labels, against the original", *_fidelity(after)))
-    for runtime in ("onnxruntime", "torch"):
-        old, new = before.latency_ms.get(runtime, {}).get("1"), after.latency_ms.get(runtime, {}).get("1")
-        if old is not None and new is not None:
-            change = latency_change(old, new)
-            label = f"{runtime}, batch 1: {ms_text(old.median)} → {ms_text(new.median)} ms"
-            found.append((label, change.text.removesuffix(f" {OVERLAP}"), change))
-            break
-    return found
-
-
-def _ratio(before: int, after: int, less: str, more: str) -> tuple[str, Change]:
-    change = count_change(before, after, less, more)
-    return change.text, change
-
-
-def _fidelity(side: Side) -> tuple[str, Change]:
-    assert side.fidelity is not None
-    kept = side.fidelity
-    return (f"{kept.agreement:.2%} agree" if kept.agreement is not None else f"{kept.relative_error:.3g}"), Change()
 
 
 def _either(first: Iterable[str], second: Iterable[str]) -> list[str]:
