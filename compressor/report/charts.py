@@ -89,8 +89,8 @@ def parameter_chart(report: Report) -> BarChart | None:
     rows = []
     for number, (name, before, after, kept) in enumerate(counts):
         top = 8.0 + 44 * number
-        bars = [Bar(top + 18 * n, _length(c, longest), f"{c:,}") for n, c in enumerate((before, after))]
-        rows.append(LayerBars(plain(name), _short(plain(name)), top, *bars, kept))
+        first, second = (Bar(top + 18 * n, _length(c, longest), f"{c:,}") for n, c in enumerate((before, after)))
+        rows.append(LayerBars(plain(name), _short(plain(name)), top, first, second, kept))
     said = "; ".join(f"{row.name}: {row.before.figure} before, {row.after.figure} after" for row in rows)
     return BarChart(tuple(rows), 8 + 44 * len(rows), said)
 

@@ -100,7 +100,7 @@ def _count_row(
 
 
 def _quality_rows(before: Side, after: Side) -> list[tuple[Cell, ...]]:
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     if before.value is not None or after.value is not None:
         names = [plain(name) for name in dict.fromkeys((before.metric, after.metric)) if name]
         change = Cell.of(quality_change(before, after))

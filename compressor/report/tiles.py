@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from compressor.report.content import COUNTS
 from compressor.report.marks import Change, Tone, count_change, latency_change, quality_change
@@ -18,7 +18,7 @@ class Tile:
 
     name: str
     figure: str
-    change: Change = Change()
+    change: Change = field(default_factory=Change)
     figure_is_change: bool = False
 
     @property
