@@ -13,11 +13,10 @@ from compressor.report.units import ms_text, range_text
 from compressor.report.value import LatencyRow, LayerRow, Report
 
 WIDTH = 860
-LABEL = 250  # where the bars begin
-_ROOM = 130  # right of the longest bar, for its figure
-_FULL = WIDTH - LABEL - _ROOM
+_ROOM = 150  # right of the longest bar, for its figure
+_CHARACTER = 7.4  # about the width of one
 _LEAST = 2.5  # the shortest bar that can be seen
-_MOST_LAYERS = 30  # those with more parameters each have their bar, the others share one
+_MOST_LAYERS = 30  # the largest; a line below says what the others have together
 _MOST_CHARACTERS = 34
 
 
@@ -44,11 +43,13 @@ class LayerBars:
 
 @dataclass(frozen=True)
 class BarChart:
-    """Parameters by layer, linear from 0."""
+    """Parameters by layer, linear from 0; the bars begin at ``left``. ``rest`` says what has no bar, if anything."""
 
     rows: tuple[LayerBars, ...]
+    left: float
     height: float
     said: str
+    rest: str
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ class Span:
 
 @dataclass(frozen=True)
 class SpanChart:
-    """Latency of all networks for one runtime and batch size, linear from 0; ``ticks`` are (x, figure)."""
+    """Latency of all networks for one runtime and batch size, linear from 0 at ``left``; ``ticks`` are (x, figure)."""
 
     title: str
     rows: tuple[Span, ...]
+    left: float
     ticks: tuple[tuple[float, str], ...]
     height: float
     said: str
@@ -80,19 +82,17 @@ def parameter_chart(report: Report) -> BarChart | None:
     """Parameters of each layer before and after; None without layers."""
     shown, rest = _largest(report.layers)
     counts = [(row.name, row.params_before, row.params_after, row.method is None) for row in shown]
-    if rest:
-        before, after = sum(row.params_before for row in rest), sum(row.params_after for row in rest)
-        counts.append((f"{len(rest)} smaller ones together", before, after, all(row.method is None for row in rest)))
     longest = max((max(before, after) for _, before, after, _ in counts), default=0)
     if not longest:
         return None
+    left = _left([name for name, *_ in counts])
     rows = []
     for number, (name, before, after, kept) in enumerate(counts):
         top = 8.0 + 44 * number
-        first, second = (Bar(top + 18 * n, _length(c, longest), f"{c:,}") for n, c in enumerate((before, after)))
+        first, second = (Bar(top + 18 * n, _length(c, longest, left), f"{c:,}") for n, c in enumerate((before, after)))
         rows.append(LayerBars(plain(name), _short(plain(name)), top, first, second, kept))
     said = "; ".join(f"{row.name}: {row.before.figure} before, {row.after.figure} after" for row in rows)
-    return BarChart(tuple(rows), 8 + 44 * len(rows), said)
+    return BarChart(tuple(rows), left, 8 + 44 * len(rows), said, _rest(rest))
 
 
 def latency_charts(report: Report) -> list[SpanChart]:
@@ -111,23 +111,26 @@ def latency_charts(report: Report) -> list[SpanChart]:
 
 def _span_chart(title: str, rows: Sequence[tuple[str, LatencyRow]], reference: LatencyRow | None) -> SpanChart:
     end = max(row.p90 for _, row in rows) or 1.0
+    start = _left([name for name, _ in rows])
+    full = WIDTH - start - _ROOM
     spans = []
     for number, (name, row) in enumerate(rows):
-        left, middle, right = (LABEL + _FULL * value / end for value in (row.p10, row.median, row.p90))
+        left, middle, right = (start + full * value / end for value in (row.p10, row.median, row.p90))
         change = latency_change(reference, row)
         figure = f"{ms_text(row.median)} ms" + (f", {change.mark}" if change.mark else "")
         name = plain(name)
         spans.append(Span(name, _short(name), 22.0 + 30 * number, left, middle, right, figure, change.tone))
     said = "; ".join(f"{plain(name)}: {range_text(row)} ms" for name, row in rows)
-    return SpanChart(title, tuple(spans), _ticks(end), 30 * len(rows) + 40, said)
+    return SpanChart(title, tuple(spans), start, _ticks(end, start), 30 * len(rows) + 40, said)
 
 
-def _ticks(end: float) -> tuple[tuple[float, str], ...]:
+def _ticks(end: float, start: float) -> tuple[tuple[float, str], ...]:
     """Round figures from 0 to ``end``, four or five of them."""
     step = 10 ** math.floor(math.log10(end / 4))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if end / (step * factor) <= 5)
     count = math.floor(end / step + 1e-9)
-    return tuple((LABEL + _FULL * n * step / end, "0" if n == 0 else f"{n * step:,.6g}") for n in range(count + 1))
+    full = WIDTH - start - _ROOM
+    return tuple((start + full * n * step / end, "0" if n == 0 else f"{n * step:,.6g}") for n in range(count + 1))
 
 
 def _largest(layers: Sequence[LayerRow]) -> tuple[list[LayerRow], list[LayerRow]]:
@@ -135,12 +138,24 @@ def _largest(layers: Sequence[LayerRow]) -> tuple[list[LayerRow], list[LayerRow]
     if len(layers) <= _MOST_LAYERS:
         return list(layers), []
     order = sorted(range(len(layers)), key=lambda n: (-layers[n].params_before, n))
-    kept = set(order[: _MOST_LAYERS - 1])
+    kept = set(order[:_MOST_LAYERS])
     return [row for n, row in enumerate(layers) if n in kept], [row for n, row in enumerate(layers) if n not in kept]
 
 
-def _length(count: int, longest: int) -> float:
-    return max(_LEAST, _FULL * count / longest) if count else 0.0
+def _rest(rows: Sequence[LayerRow]) -> str:
+    if not rows:
+        return ""
+    before, after = sum(row.params_before for row in rows), sum(row.params_after for row in rows)
+    return f"the {len(rows):,} smaller layers, not drawn, together: {before:,} → {after:,}"
+
+
+def _left(names: Sequence[str]) -> float:
+    """Where the bars begin: right of the longest label."""
+    return round(24 + _CHARACTER * max(len(_short(plain(name))) for name in names))
+
+
+def _length(count: int, longest: int, left: float) -> float:
+    return max(_LEAST, (WIDTH - left - _ROOM) * count / longest) if count else 0.0
 
 
 def _short(name: str) -> str:

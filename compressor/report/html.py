@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from compressor.report.charts import LABEL, WIDTH, latency_charts, parameter_chart
+from compressor.report.charts import WIDTH, latency_charts, parameter_chart
 from compressor.report.content import content
 from compressor.report.table import plain
 from compressor.report.tiles import tiles
@@ -28,6 +28,5 @@ def render_html(report: Report) -> str:
         any_kept=bars is not None and any(row.kept for row in bars.rows),
         spans=latency_charts(report),
         width=WIDTH,
-        left=LABEL,
     )
     return page + "\n"

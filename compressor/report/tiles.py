@@ -3,66 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from compressor.report.content import COUNTS
-from compressor.report.marks import Change, Tone, count_change, latency_change, quality_change
+from compressor.report.marks import OVERLAP, Change, Tone, count_change, latency_change, quality_change
 from compressor.report.table import plain
-from compressor.report.units import NONE, bytes_text, count_text, ms_text, quality_text
+from compressor.report.units import bytes_text, count_text, ms_text, quality_text
 from compressor.report.value import Report
+
+_RUNTIME, _BATCH = "onnxruntime", "1"  # what a user waits for: one input, the file that runs elsewhere
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure in large print, what it is, and what it is beside the original's."""
+    """``large`` is the figure, ``beside`` what belongs to it, in smaller print; ``tone`` colours both.
 
+    ``name`` says what was measured, ``figures`` what it was and is.
+    """
+
+    large: str
     name: str
-    figure: str
-    change: Change = field(default_factory=Change)
-    figure_is_change: bool = False
-
-    @property
-    def tone(self) -> Tone:
-        """How the change is coloured."""
-        return self.change.tone
-
-    @property
-    def beside(self) -> str:
-        """The change, where the figure is not the change itself."""
-        return "" if self.figure_is_change else self.change.text
+    figures: str = ""
+    beside: str = ""
+    tone: Tone = ""
 
 
 def tiles(report: Report) -> list[Tile]:
-    """The few figures for the head of a page."""
+    """The figures that were measured, at most five."""
     before, after = report.before, report.after
-    found = [_counted(name, of(before), of(after), count_text, "fewer", "more") for name, of in COUNTS[:2]]
-    name = next(iter(after.size_bytes), "")
-    sizes = before.size_bytes.get(name), after.size_bytes.get(name)
-    found.append(_counted(plain(name), *sizes, bytes_text, "smaller", "larger"))
-    if after.value is not None:
-        was = NONE if before.value is None else f"original {quality_text(before)}"
-        found.append(
-            Tile(f"{plain(after.metric or 'quality')}, {was}", quality_text(after), quality_change(before, after))
-        )
-    elif after.fidelity is not None:
-        agreement, error = after.fidelity.agreement, after.fidelity.relative_error
-        if agreement is None:
-            found.append(Tile("relative error against the original", f"{error:.3g}"))
-        else:
-            found.append(Tile("same answers as the original", f"{agreement:.2%}"))
-    runtime = "onnxruntime"
-    old, new = before.latency_ms.get(runtime, {}).get("1"), after.latency_ms.get(runtime, {}).get("1")
-    change = latency_change(old, new)
-    if old is not None and new is not None:
-        name = f"{runtime}, batch 1: {ms_text(old.median)} → {ms_text(new.median)} ms"
-        found.append(Tile(name, change.text, change, figure_is_change=True))
+    file = next(iter(after.size_bytes), "")
+    sizes = before.size_bytes.get(file), after.size_bytes.get(file)
+    found = [
+        *(_counted(name, of(before), of(after), count_text, "fewer", "more") for name, of in COUNTS[:2]),
+        _counted(plain(file), *sizes, bytes_text, "smaller", "larger"),
+        _quality(report),
+        _latency(report),
+    ]
     return [tile for tile in found if tile is not None]
 
 
 def _counted(
     name: str, before: int | None, after: int | None, show: Callable[[int | None], str], less: str, more: str
 ) -> Tile | None:
-    if before is None or after is None:
-        return None
     change = count_change(before, after, less, more)
-    return Tile(f"{name}: {show(before)} → {show(after)}", change.text, change, figure_is_change=True)
+    return _changed(change, name, f"{show(before)} → {show(after)}")
+
+
+def _quality(report: Report) -> Tile | None:
+    before, after = report.before, report.after
+    if after.value is not None:
+        change = quality_change(before, after)
+        figures = "" if before.value is None else f"original {quality_text(before)}"
+        return Tile(quality_text(after), plain(after.metric or "quality"), figures, change.text, change.tone)
+    if after.fidelity is None:
+        return None
+    examples = f"on {after.fidelity.examples:,} examples"
+    if after.fidelity.agreement is None:
+        return Tile(f"{after.fidelity.relative_error:.3g}", "relative error against the original", examples)
+    return Tile(f"{after.fidelity.agreement:.2%}", "same answers as the original", examples)
+
+
+def _latency(report: Report) -> Tile | None:
+    old, new = (side.latency_ms.get(_RUNTIME, {}).get(_BATCH) for side in (report.before, report.after))
+    if old is None or new is None:
+        return None
+    figures = f"{ms_text(old.median)} → {ms_text(new.median)} ms"
+    return _changed(latency_change(old, new), f"{_RUNTIME}, batch {_BATCH}", figures)
+
+
+def _changed(change: Change, name: str, figures: str) -> Tile | None:
+    """A tile whose large figure is the change itself."""
+    if not change.text:
+        return None
+    large = change.text.removesuffix(f" {OVERLAP}")
+    return Tile(large, name, figures, "spans overlap" if large != change.text else "", change.tone)
