@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.sites import find_runs, find_sites, replace
-from compressor_converters.graph import to_module
+from compressor_converters.graph import free_batch, to_module
 from compressor_converters.pt2 import export
 
 
@@ -113,6 +113,29 @@ def test_a_replaced_layer_is_used_trained_copied_and_exported() -> None:
     torch.testing.assert_close(again(*example), changed(*example))
 
 
+def test_a_bare_parameter_goes_with_the_layer_that_was_made_of_it() -> None:
+    _, rebuilt, _ = pair()
+    before = sum(p.numel() for p in rebuilt.parameters())
+    replace(rebuilt, "linear", nn.Identity())
+    assert before - sum(p.numel() for p in rebuilt.parameters()) == 13 * 13
+
+
+def test_a_relu_in_place_keeps_its_effect_on_what_it_is_a_view_of() -> None:
+    class View(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fc(x)
+            F.relu(y.view(-1), inplace=True)
+            return y
+
+    model = View().eval()
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(to_module(export(model, (x,))[0])(x), model(x))
+
+
 def test_a_relu_in_place_keeps_its_effect_on_others() -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
@@ -172,6 +195,51 @@ def test_a_program_read_from_a_file_gives_the_same_names() -> None:
     again = to_module(torch.export.load(out))
     assert [name for name, _ in again.named_parameters()] == [name for name, _ in rebuilt.named_parameters()]
     torch.testing.assert_close(again(*example), model(*example))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_module_that_is_called_twice_stays_one(strict: bool) -> None:
+    model, _, example = pair()
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(model, example, strict=strict, dynamic_shapes=({0: batch},))
+    rebuilt = to_module(program)
+    calls = [node.target for node in rebuilt.graph.nodes if node.op == "call_module" and "mix" in str(node.target)]
+    assert calls == ["mix.0", "mix.1", "mix.2"] * 2
+
+
+class Fixed(nn.Module):
+    """Writes the batch into its program: as a size to reshape to, and as one of a tensor that it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.fc = nn.Linear(75, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.fc(x.view(x.shape[0], -1)) + torch.ones(x.shape[0], 5)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_batch_that_was_fixed_in_the_program_is_freed(rows: int) -> None:
+    model = Fixed().eval()
+    example = (torch.randn(rows, 1, 7, 7),)
+    rebuilt = to_module(torch.export.export(model, example, strict=False))
+    assert free_batch(rebuilt, example)
+    for batch in (1, 2, 7):
+        x = torch.randn(batch, 1, 7, 7)
+        torch.testing.assert_close(rebuilt(x), model(x))
+
+
+def test_a_batch_that_cannot_be_freed_leaves_the_module_as_it_was() -> None:
+    class Mixing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.arange(4.0)[:, None] + x.sum()
+
+    example = (torch.randn(4, 3),)
+    rebuilt = to_module(torch.export.export(Mixing(), example, strict=False))
+    assert not free_batch(rebuilt, example)
+    torch.testing.assert_close(rebuilt(*example), Mixing()(*example))
 
 
 def test_a_program_that_was_exported_in_training_mode_is_refused() -> None:

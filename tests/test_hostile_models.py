@@ -111,9 +111,10 @@ def refused(path: Path, *words: str, **options: Any) -> None:
     """The file is refused in one line that says which file and why."""
     with pytest.raises(CompressorError) as caught:
         load_model(str(path), **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in (path.name, *words):
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    message = str(caught.value).replace(str(path), "")  # the folder is named after the test
+    for word in words:
         assert word in message, f"{word!r} not in {message!r}"
 
 
@@ -215,7 +216,7 @@ def test_a_range_named_by_code_is_refused(tmp_path: Path, marker: Path, program:
     def change(model: Any) -> None:
         model["range_constraints"] = {"__import__('os').system('touch marker')": {"min_val": 0, "max_val": 9}}
 
-    refused(rewrite(program, tmp_path / "model.pt2", edit(MODEL, change)), "")
+    refused(rewrite(program, tmp_path / "model.pt2", edit(MODEL, change)), "symbolic size")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_an_operator_that_is_not_on_tensors_is_refused(
         graph(model)["nodes"][1]["target"] = target
         graph(model)["nodes"][1]["inputs"][0]["arg"] = {"as_string": "touch marker"}
 
-    refused(rewrite(program, tmp_path / "model.pt2", edit(MODEL, change)))
+    refused(rewrite(program, tmp_path / "model.pt2", edit(MODEL, change)), "it calls")
 
 
 def test_an_operator_as_an_argument_is_checked_as_well(tmp_path: Path, marker: Path, program: bytes) -> None:
@@ -279,7 +280,7 @@ def test_a_structure_that_needs_an_import_is_refused(
         leaf = {"type": None, "context": None, "children_spec": []}
         signature["out_spec"] = json.dumps([1, {**tree, "children_spec": [leaf]}])
 
-    refused(rewrite(program, tmp_path / "model.pt2", edit(MODEL, change)))
+    refused(rewrite(program, tmp_path / "model.pt2", edit(MODEL, change)), "")
 
 
 def test_a_name_that_breaks_out_of_generated_source_is_refused(tmp_path: Path, marker: Path, program: bytes) -> None:
@@ -291,11 +292,12 @@ def test_a_name_that_breaks_out_of_generated_source_is_refused(tmp_path: Path, m
 
     evil = "0.w\"), __import__('os').system('touch marker'), (\""
 
-    def rename(entries: dict[str, bytes]) -> None:
-        for name in (MODEL, WEIGHTS):
+    for name, word in ((MODEL, "not a plain name"), (WEIGHTS, "a weight is named")):
+
+        def rename(entries: dict[str, bytes], name: str = name) -> None:
             entries[name] = entries[name].replace(b'"0.weight"', json.dumps(evil).encode())
 
-    refused(rewrite(program, tmp_path / "other.pt2", rename))
+        refused(rewrite(program, tmp_path / "other.pt2", rename), word)
 
 
 # --- sizes and names that lie -------------------------------------------------------------------
@@ -320,9 +322,7 @@ def test_a_zip_bomb_named_as_a_state_dict_is_refused(tmp_path: Path, marker: Pat
     refused(path, "compressed", arch="nets.py:mlp")
 
 
-def test_entries_that_claim_the_same_bytes_twice_are_refused(tmp_path: Path, marker: Path, program: bytes) -> None:
-    with zipfile.ZipFile(io.BytesIO(program)) as file:
-        infos = [info for info in file.infolist() if info.filename.endswith("model.json")]
+def test_entries_that_claim_the_same_bytes_twice_are_refused(tmp_path: Path, marker: Path) -> None:
     path = tmp_path / "model.pt2"
     with zipfile.ZipFile(path, "w") as out:
         out.writestr("m/models/model.json", bytes(100_000))
@@ -332,13 +332,12 @@ def test_entries_that_claim_the_same_bytes_twice_are_refused(tmp_path: Path, mar
             twin.header_offset, twin.CRC = first.header_offset, first.CRC
             twin.file_size = twin.compress_size = first.file_size
             out.filelist.append(twin)
-    assert infos
-    refused(path, "claim")
+    refused(path, "its entries claim")
 
 
 @pytest.mark.parametrize("name", ["!../../marker", "!/marker", "data/../../../marker", "!m\\..\\marker"])
 def test_an_entry_that_leads_outside_is_refused(tmp_path: Path, marker: Path, program: bytes, name: str) -> None:
-    refused(rewrite(program, tmp_path / "model.pt2", lambda entries: entries.update({name: b"x"})))
+    refused(rewrite(program, tmp_path / "model.pt2", lambda entries: entries.update({name: b"x"})), "leads outside")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -470,7 +469,7 @@ def test_a_torchscript_archive_is_refused_by_its_name(tmp_path: Path, marker: Pa
     with zipfile.ZipFile(path, "w") as file:
         for name in ("data.pkl", "constants.pkl", "code/__torch__.py", "version"):
             file.writestr(f"m/{name}", b"3\n")
-    refused(path, "TorchScript", arch="nets.py:mlp")
+    refused(path, "torch.jit.save", arch="nets.py:mlp")
 
 
 def test_arrays_are_not_taken_for_a_model(tmp_path: Path, marker: Path) -> None:

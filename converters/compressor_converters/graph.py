@@ -7,13 +7,13 @@ replaced and exported anew.
 
 from __future__ import annotations
 
+import copy
 import inspect
-import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from compressor.errors import CompressorError
@@ -50,6 +50,11 @@ _MODULES: dict[str, Callable[[fx.Node], nn.Module]] = {
     "dropout": _dropout,
 }
 
+# Operators whose result is never a view of their input, so that changing it changes nothing else.
+_FRESH = {
+    "linear", "conv1d", "conv2d", "conv3d", "batch_norm", "layer_norm", "group_norm", "add", "sub", "mul", "matmul",
+}  # fmt: skip
+
 
 def to_module(program: ExportedProgram) -> fx.GraphModule:
     """``program`` as a module in eval mode that can be trained: dense maps are `nn.Linear` at their own names.
@@ -70,6 +75,55 @@ def to_module(program: ExportedProgram) -> fx.GraphModule:
     model.recompile()
     model.train(False)
     return model
+
+
+def free_batch(model: fx.GraphModule, example: tuple[Tensor, ...]) -> bool:
+    """Let ``model``, exported for the batch of ``example``, take any; whether it now does.
+
+    Where the batch stands as a number in front of a shape, the input's own is put. The model is changed only if
+    each row of a larger batch then gives what it gives in a batch of the old size.
+    """
+    rows = len(example[0])
+    larger = tuple(torch.cat([x, x, x]) for x in example)
+    with torch.no_grad():
+        expected = torch.utils._pytree.tree_leaves(model(*example))
+        if _rows_agree(model, larger, expected):
+            return True
+        before = copy.deepcopy(model.graph)
+        first = next(node for node in model.graph.nodes if node.op == "placeholder")
+        last = [node for node in model.graph.nodes if node.op == "placeholder"][-1]
+        with model.graph.inserting_after(last):
+            size = model.graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
+        for node in model.graph.nodes:
+            place = _SHAPES.get(_op(node))
+            shape = node.args[place] if place is not None and place < len(node.args) else None
+            if isinstance(shape, list | tuple) and shape and shape[0] == rows:
+                node.update_arg(place, [size, *shape[1:]])
+        model.recompile()
+        if _rows_agree(model, larger, expected):
+            return True
+        model.graph = before
+    return False
+
+
+# Operators that are given a shape, and the position of that argument.
+_SHAPES = {
+    "view": 1, "reshape": 1, "expand": 1, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1,
+    "zeros": 0, "ones": 0, "full": 0, "empty": 0,
+}  # fmt: skip
+
+
+def _rows_agree(model: nn.Module, larger: tuple[Tensor, ...], expected: list[Any]) -> bool:
+    try:
+        got = torch.utils._pytree.tree_leaves(model(*larger))
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return False
+    wanted = [torch.cat([x, x, x]) if isinstance(x, Tensor) and x.ndim else x for x in expected]
+    return all(
+        one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+        for one, other in zip(got, wanted, strict=True)
+        if isinstance(one, Tensor) and isinstance(other, Tensor)
+    )
 
 
 def _unlift(program: ExportedProgram) -> fx.GraphModule:
@@ -117,8 +171,12 @@ class _Rebuild:
         self._drop_unread()
 
     def _may_be_a_module(self, node: fx.Node, name: str) -> bool:
-        # An operator that changes its input in place is only a function of it where nobody else reads that.
-        return not name.endswith("_") or len(node.all_input_nodes[0].users) == 1
+        """An operator in place only where its input is a tensor of its own that nobody reads afterwards."""
+        if not name.endswith("_"):
+            return True
+        (changed,) = node.all_input_nodes
+        own = changed.op == "call_module" or _op(changed) in _FRESH
+        return own and all(user <= node for user in changed.users)
 
     def _linear(self, node: fx.Node) -> None:
         weight = self._parameter(_argument(node, 1, "weight", None))
@@ -156,7 +214,6 @@ class _Rebuild:
         """The name of the module that made the call where it was of this kind; else a free one."""
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path, kind = stack[-1] if stack else ("", "")
-        path = re.sub(r"@\d+$", "", str(path))  # torch numbers further calls of one module so
         kind = kind if isinstance(kind, str) else getattr(kind, "__qualname__", "")
         known = bool(path) and str(kind).rsplit(".", 1)[-1] == type(module).__name__
         wanted = path if known else fallback

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer
 from compressor_converters import arch as code
-from compressor_converters.graph import to_module
+from compressor_converters.graph import free_batch, to_module
 from compressor_converters.pt2 import is_ours, load_pt2
 from compressor_converters.state_dict import describe_keys, fill, read_pickle, read_safetensors, tensors_of
 
@@ -173,7 +173,13 @@ def _load_program(path: Path, unsafe: bool) -> Loaded:
     program = load_pt2(path, unsafe=unsafe)
     example = _example(program)
     names = tuple(str(name) for name in program.graph_signature.user_inputs if isinstance(name, str))
-    return Loaded(to_module(program), "pt2", str(path), _sha256(path), None, names, example)
+    model = to_module(program)
+    if example is not None and not free_batch(model, example):
+        raise CompressorError(
+            f"{path}: was exported for a batch of {len(example[0])} only; export it with a free batch:"
+            ' torch.export.export(model, inputs, dynamic_shapes=({0: torch.export.Dim("batch")},))'
+        )
+    return Loaded(model, "pt2", str(path), _sha256(path), None, names, example)
 
 
 def _example(program: ExportedProgram) -> tuple[Tensor, ...] | None:
@@ -191,7 +197,7 @@ def _example(program: ExportedProgram) -> tuple[Tensor, ...] | None:
             return None
         made = torch.zeros(shape, dtype=value.dtype)
         found.append(made.normal_(generator=generator) if value.is_floating_point() else made)
-    return tuple(found) or None
+    return tuple(found) if found and all(x.ndim for x in found) else None
 
 
 def _sizes(shape: Sequence[Any]) -> list[int] | None:

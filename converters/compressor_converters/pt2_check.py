@@ -250,7 +250,7 @@ def _dicts(value: object) -> Iterator[dict[str, Any]]:
 
 
 def _check_operator(target: object) -> None:
-    if target in _PLAIN:
+    if isinstance(target, str) and target in _PLAIN:
         return
     match = _OPERATOR.fullmatch(target) if isinstance(target, str) else None
     if match is None or match[2] in _FORBIDDEN:
