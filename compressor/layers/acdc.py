@@ -8,7 +8,7 @@ to N, the first ``out`` outputs are kept. 3NK numbers and a seed.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from compressor.errors import CompressorError
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
+from compressor.layers.onnx_dct import acdc_functions, acdc_node
 from compressor.layers.solve import fit_linear, fit_to_samples, wanted_offset
 from compressor_kernels import dispatch
 from compressor_kernels.reference import split
+
+if TYPE_CHECKING:
+    import onnx
 
 _A, _D, _PERMUTATION = 0, 1, 10  # streams of the seed (normals take two each)
 
@@ -103,6 +107,24 @@ class ACDC(StructuredLayer):
             h = forward(h * self.a[k]) * self.d[k]
             h = inverse(h if self.beta is None else h + self.beta[k])
         return h[..., : self.out_features]
+
+    def onnx_node(self, x: Tensor) -> Tensor:
+        c = self.config
+        return acdc_node(
+            x, self.a, self.d, self.beta, self.permutation, out_features=self.out_features, relu=c.relu, basis=c.basis
+        )
+
+    def onnx_functions(self) -> list[onnx.FunctionProto]:
+        return acdc_functions(
+            self.in_features,
+            self.out_features,
+            size=self.size,
+            depth=self.config.depth,
+            basis=self.config.basis,
+            relu=self.config.relu,
+            bias=self.beta is not None,
+            permuted=self.permutation is not None,
+        )
 
     def macs(self) -> int:
         n, k = self.size, self.config.depth

@@ -1,0 +1,176 @@
+"""A model as an ONNX file that stock runtimes run: each structured layer one node of our domain, with its body.
+
+Nothing of the machine that wrote it stands in the file (the exporter notes stack traces), and the same model
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import CompressorError
+from compressor.layers.base import StructuredLayer, onnx_export
+from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET
+
+if TYPE_CHECKING:
+    import onnx
+
+_IR_VERSION = 8  # onnxruntime from 1.13 on
+_BATCH = "batch"
+
+
+def save_onnx(model: nn.Module, example: tuple[Tensor, ...], path: Path, *, input_names: Sequence[str] = ()) -> str | None:
+    """Write ``model``, in eval mode, to ``path``; what had to be given up, None when nothing.
+
+    ``example``: inputs whose first axis is the batch, which becomes dynamic where the model allows it. The file
+    has passed onnx's full check and strict shape inference. CompressorError when there is no way to write it.
+    """
+    from onnx import helper
+
+    example = tuple(_two_rows(x) for x in example)
+    names = list(input_names) if len(input_names) == len(example) else [f"input_{i}" for i in range(len(example))]
+    proto, note = _traced(model, example, names)
+    for entry in list(proto.opset_import):
+        if entry.domain == DOMAIN:
+            proto.opset_import.remove(entry)
+    proto.functions.extend(_bodies(model, proto))
+    if proto.functions:
+        proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    proto.ir_version = _IR_VERSION
+    _strip(proto)
+    _check(proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return note
+
+
+def _two_rows(x: Tensor) -> Tensor:
+    """At least two rows: a batch of one is traced as a constant."""
+    return x if x.ndim == 0 or x.shape[0] != 1 else torch.cat((x, x))
+
+
+def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> tuple[onnx.ModelProto, str | None]:
+    """The exporter's model with a dynamic batch, else with the example's own and a note that says why."""
+    try:
+        return _export(model, example, names, dynamic=True), None
+    except Exception as error:
+        reason = _reason(error)
+    try:
+        proto = _export(model, example, names, dynamic=False)
+    except Exception as error:
+        raise CompressorError(
+            f"the model cannot be written as ONNX: {_reason(error)}; "
+            "change the operation that the exporter names, or leave that part out"
+        ) from error
+    rows = example[0].shape[0]
+    return proto, f"model.onnx takes batches of {rows} rows only: the exporter refused a dynamic batch ({reason})"
+
+
+def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, dynamic: bool) -> onnx.ModelProto:
+    batch = torch.export.Dim(_BATCH, min=1)
+    shapes = tuple({0: batch} if x.ndim else None for x in example) if dynamic else None
+    training = model.training
+    model.eval()
+    try:
+        with onnx_export(), torch.no_grad(), _silence():
+            program = torch.onnx.export(
+                model,
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=names,
+                dynamic_shapes=shapes,
+                verbose=False,
+                external_data=False,
+            )
+    finally:
+        model.train(training)
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    return proto
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter prints, warns and logs about its own versions; what matters comes as an exception."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _reason(error: BaseException) -> str:
+    """The root cause in one line of bounded length."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto]:
+    """The functions that the nodes of our domain call, each once, in the order of their names."""
+    found: dict[str, onnx.FunctionProto] = {}
+    for module in model.modules():
+        if not isinstance(module, StructuredLayer):
+            continue
+        for function in module.onnx_functions():
+            if found.setdefault(function.name, function) != function:
+                raise ValueError(f"two different ONNX functions are called '{function.name}'")
+    pending = [node for node in proto.graph.node if node.domain == DOMAIN]
+    used: set[str] = set()
+    while pending:
+        node = pending.pop()
+        if node.op_type in used:
+            continue
+        if node.op_type not in found:
+            raise ValueError(f"no structured layer gives the body of the ONNX function '{node.op_type}'")
+        used.add(node.op_type)
+        pending += [inner for inner in found[node.op_type].node if inner.domain == DOMAIN]
+    return [found[name] for name in sorted(used)]
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Drop notes, stack traces and the shapes of inner values: privacy, same bytes, and quantisers trip on them."""
+    del proto.graph.value_info[:]
+    proto.producer_version = ""
+    _strip_message(proto)
+
+
+def _strip_message(message: Any) -> None:
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for inner in value if _is_repeated(value) else [value]:
+                _strip_message(inner)
+
+
+def _is_repeated(value: Any) -> bool:
+    return hasattr(value, "__len__")
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    """onnx's own full check, and shapes that follow strictly from the inputs."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CompressorError(
+            f"the model was written as ONNX, but onnx's check refuses it: {_reason(error)}; "
+            "change the operation that it names, or leave that part out"
+        ) from error
