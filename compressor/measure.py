@@ -61,7 +61,8 @@ def count_macs(model: nn.Module, example: tuple[Tensor, ...]) -> int:
     was_training = [module for module in model.modules() if module.training]
     torch.backends.mha.set_fastpath_enabled(False)  # fused operators hide their matrix products from the counter
     try:
-        model.eval()
+        for module in was_training:
+            module.training = False
         with (
             _only_shapes(model, rows),
             torch.no_grad(),
@@ -112,9 +113,7 @@ class Latency:
     rounds: int
 
 
-def latencies(
-    runs: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 10
-) -> dict[str, Latency]:
+def latencies(runs: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 10) -> dict[str, Latency]:
     """Time ``runs`` alternately, one call of each a round, so that a change of the machine hits all alike.
 
     Goes on for ``seconds`` (all together), and for ``min_rounds`` at least; the first rounds are thrown away.
@@ -241,9 +240,7 @@ class _Metric:
     finish: Callable[[float], float] = float
 
 
-def evaluate(
-    run: Run, data: Dataset, metric: str | Score | None = None, batch_size: int = 256
-) -> Quality:
+def evaluate(run: Run, data: Dataset, metric: str | Score | None = None, batch_size: int = 256) -> Quality:
     """The figure ``metric`` of the network ``run`` over the labelled ``data``.
 
     ``metric``: one of `METRICS`, ``module:callable`` or a callable ``f(outputs, labels) -> float`` on all
@@ -315,7 +312,7 @@ def _flat(output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if labels.ndim == output.ndim and labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels.squeeze(-1)
     axis = _class_axis(output, labels)
-    if axis is None or not _is_integer(labels):
+    if axis is None or output.shape[axis] < 2 or not _is_integer(labels):
         kind = str(labels.dtype).removeprefix("torch.")
         raise CompressorError(
             f"accuracy needs one class number to a row of scores; the model gives {tuple(output.shape)} and the labels"
@@ -324,6 +321,9 @@ def _flat(output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     scores = output.movedim(axis, -1).reshape(-1, output.shape[axis])
     numbers = labels.reshape(-1).long()
     counted = numbers != _IGNORED_LABEL
+    if bool(((numbers < 0) | (numbers >= scores.shape[1]))[counted].any()):
+        low, high = int(numbers[counted].min()), int(numbers[counted].max())
+        raise CompressorError(f"the labels go from {low} to {high}; the model knows classes 0 to {scores.shape[1] - 1}")
     return scores[counted], numbers[counted]
 
 
@@ -384,8 +384,6 @@ def fidelity(teacher: Run, student: Run, data: Dataset, batch_size: int = 256) -
             examples += len(t)
     if not examples:
         raise CompressorError("the evaluation data has no example, so there is nothing to compare")
-    if energy > 0:
-        relative = math.sqrt(wrong / energy)
-    else:
-        relative = 0.0 if wrong == 0 else math.inf
+    nothing = 0.0 if wrong == 0 else math.inf  # against outputs that are all zero
+    relative = math.sqrt(wrong / energy) if energy > 0 else nothing
     return Fidelity(same / examples if has_classes else None, relative, examples)

@@ -101,8 +101,10 @@ def refuse_non_finite(array: Tensor, name: str) -> None:
         return
     step = max(1, _CHECKED_NUMBERS // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), step):
-        fine = torch.isfinite(array[start : start + step]).flatten(1).all(1) if array.ndim > 1 else torch.isfinite(
-            array[start : start + step]
+        fine = (
+            torch.isfinite(array[start : start + step]).flatten(1).all(1)
+            if array.ndim > 1
+            else torch.isfinite(array[start : start + step])
         )
         if not bool(fine.all()):
             row = start + int((~fine).nonzero()[0])
