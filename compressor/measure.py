@@ -309,8 +309,6 @@ def _is_integer(x: Tensor) -> bool:
 
 def _flat(output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Scores ``(entries, classes)`` and class numbers ``(entries,)`` of what counts."""
-    if labels.ndim == output.ndim and labels.ndim > 1 and labels.shape[-1] == 1:
-        labels = labels.squeeze(-1)
     axis = _class_axis(output, labels)
     if axis is None or output.shape[axis] < 2 or not _is_integer(labels):
         kind = str(labels.dtype).removeprefix("torch.")
@@ -328,8 +326,6 @@ def _flat(output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_classification(output: Tensor, labels: Tensor) -> bool:
-    if labels.ndim == output.ndim and labels.ndim > 1 and labels.shape[-1] == 1:
-        labels = labels.squeeze(-1)
     axis = _class_axis(output, labels)
     return axis is not None and output.shape[axis] >= 2 and _is_integer(labels)
 

@@ -91,8 +91,10 @@ def _reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def labels_of(labels: Tensor) -> Tensor:
-    """Labels as torch's losses take them: int64 or float32."""
-    return labels.float() if labels.is_floating_point() else labels.long()
+    """Labels as torch's losses take them: float32, or int64 with ``(rows, 1)`` made ``(rows,)``."""
+    if labels.is_floating_point():
+        return labels.float()
+    return labels.long().squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels.long()
 
 
 def refuse_non_finite(array: Tensor, name: str) -> None:
