@@ -57,26 +57,30 @@ def count_macs(model: nn.Module, example: tuple[Tensor, ...]) -> int:
 
     rows: list[tuple[StructuredLayer, int]] = []
     counter = FlopCounterMode(display=False)
-    fused = torch.backends.mha.get_fastpath_enabled()
     was_training = [module for module in model.modules() if module.training]
-    torch.backends.mha.set_fastpath_enabled(False)  # fused operators hide their matrix products from the counter
     try:
         for module in was_training:
             module.training = False
-        with (
-            _only_shapes(model, rows),
-            torch.no_grad(),
-            torch.backends.mkldnn.flags(enabled=False),
-            sdpa_kernel(SDPBackend.MATH),
-            counter,
-        ):
+        with _only_shapes(model, rows), _unfused(), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counter:
             model(*example)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
         for module in was_training:
             module.training = True
     structured = sum(layer.macs() * count for layer, count in rows)
     return round((counter.get_total_flops() / 2 + structured) / len(example[0]))
+
+
+@contextlib.contextmanager
+def _unfused() -> Iterator[None]:
+    """Within it attention and recurrent networks show their matrix products, instead of one operator for all."""
+    attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(attention)
+        torch.backends.mkldnn.enabled = onednn
 
 
 @contextlib.contextmanager
