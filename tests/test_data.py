@@ -364,7 +364,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "--normalize 0.1: is not mean,std": ({"x": X}, {"normalize": "0.1"}),
     "--normalize 0.1,0: is not": ({"x": X}, {"normalize": "0.1,0"}),
     "--normalize has 3 channels; .* shape .5,.": ({"x": X}, {"normalize": "1,1,1,1,1,1"}),
-    "--normalize needs bytes or floats: 'x' is int64": ({"x": X.long()}, {"normalize": "0,1"}),
+    "'x' is int64; --normalize needs bytes or floats": ({"x": X.long()}, {"normalize": "0,1"}),
     "shape .5,.; --input-shape asks for .6,.": ({"x": X}, {"image_shape": (6,)}),
 }
 

@@ -51,7 +51,7 @@ class Preparation:
         """Say in one line what does not fit, by the first row of each input."""
         if self.mean and all(_is_index(x) for x in first.values()):
             kinds = ", ".join(f"'{name}' is {str(x.dtype).removeprefix('torch.')}" for name, x in first.items())
-            raise CompressorError(f"--normalize needs bytes or floats: {kinds}")
+            raise CompressorError(f"the data: {kinds}; --normalize needs bytes or floats")
         self(list(first.values()))
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
