@@ -73,14 +73,15 @@ def count_macs(model: nn.Module, example: tuple[Tensor, ...]) -> int:
 @contextlib.contextmanager
 def _unfused() -> Iterator[None]:
     """Within it attention and recurrent networks show their matrix products, instead of one operator for all."""
-    attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    onednn: Any = torch.backends.mkldnn
+    attention, before = torch.backends.mha.get_fastpath_enabled(), onednn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = False
+    onednn.enabled = False
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(attention)
-        torch.backends.mkldnn.enabled = onednn
+        onednn.enabled = before
 
 
 @contextlib.contextmanager

@@ -45,8 +45,9 @@ class LoaderDataset(Dataset):
         labelled: bool = True,
     ) -> None:
         self.source, self.read, self.what = source, read, what
-        self.data: Any = source.dataset if isinstance(source, DataLoader) else source
-        self.rows = torch.arange(len(self.data)) if rows is None else rows
+        data: Any = source.dataset if isinstance(source, DataLoader) else source
+        self.data = data
+        self.rows = torch.arange(len(data)) if rows is None else rows
         self.prepare = prepare or Preparation()
         if not len(self.rows):
             raise CompressorError(f"{what}: is empty: 0 examples")
