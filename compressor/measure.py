@@ -57,25 +57,31 @@ def count_macs(model: nn.Module, example: tuple[Tensor, ...]) -> int:
 
     rows: list[tuple[StructuredLayer, int]] = []
     counter = FlopCounterMode(display=False)
-    fused = torch.backends.mha.get_fastpath_enabled()
     was_training = [module for module in model.modules() if module.training]
-    torch.backends.mha.set_fastpath_enabled(False)  # fused operators hide their matrix products from the counter
     try:
-        model.eval()
-        with (
-            _only_shapes(model, rows),
-            torch.no_grad(),
-            torch.backends.mkldnn.flags(enabled=False),
-            sdpa_kernel(SDPBackend.MATH),
-            counter,
-        ):
+        for module in was_training:
+            module.training = False
+        with _only_shapes(model, rows), _unfused(), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counter:
             model(*example)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
         for module in was_training:
             module.training = True
     structured = sum(layer.macs() * count for layer, count in rows)
     return round((counter.get_total_flops() / 2 + structured) / len(example[0]))
+
+
+@contextlib.contextmanager
+def _unfused() -> Iterator[None]:
+    """Within it attention and recurrent networks show their matrix products, instead of one operator for all."""
+    onednn: Any = torch.backends.mkldnn
+    attention, before = torch.backends.mha.get_fastpath_enabled(), onednn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    onednn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(attention)
+        onednn.enabled = before
 
 
 @contextlib.contextmanager
@@ -112,9 +118,7 @@ class Latency:
     rounds: int
 
 
-def latencies(
-    runs: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 10
-) -> dict[str, Latency]:
+def latencies(runs: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 10) -> dict[str, Latency]:
     """Time ``runs`` alternately, one call of each a round, so that a change of the machine hits all alike.
 
     Goes on for ``seconds`` (all together), and for ``min_rounds`` at least; the first rounds are thrown away.
@@ -241,9 +245,7 @@ class _Metric:
     finish: Callable[[float], float] = float
 
 
-def evaluate(
-    run: Run, data: Dataset, metric: str | Score | None = None, batch_size: int = 256
-) -> Quality:
+def evaluate(run: Run, data: Dataset, metric: str | Score | None = None, batch_size: int = 256) -> Quality:
     """The figure ``metric`` of the network ``run`` over the labelled ``data``.
 
     ``metric``: one of `METRICS`, ``module:callable`` or a callable ``f(outputs, labels) -> float`` on all
@@ -312,10 +314,8 @@ def _is_integer(x: Tensor) -> bool:
 
 def _flat(output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Scores ``(entries, classes)`` and class numbers ``(entries,)`` of what counts."""
-    if labels.ndim == output.ndim and labels.ndim > 1 and labels.shape[-1] == 1:
-        labels = labels.squeeze(-1)
     axis = _class_axis(output, labels)
-    if axis is None or not _is_integer(labels):
+    if axis is None or output.shape[axis] < 2 or not _is_integer(labels):
         kind = str(labels.dtype).removeprefix("torch.")
         raise CompressorError(
             f"accuracy needs one class number to a row of scores; the model gives {tuple(output.shape)} and the labels"
@@ -324,12 +324,13 @@ def _flat(output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     scores = output.movedim(axis, -1).reshape(-1, output.shape[axis])
     numbers = labels.reshape(-1).long()
     counted = numbers != _IGNORED_LABEL
+    if bool(((numbers < 0) | (numbers >= scores.shape[1]))[counted].any()):
+        low, high = int(numbers[counted].min()), int(numbers[counted].max())
+        raise CompressorError(f"the labels go from {low} to {high}; the model knows classes 0 to {scores.shape[1] - 1}")
     return scores[counted], numbers[counted]
 
 
 def _is_classification(output: Tensor, labels: Tensor) -> bool:
-    if labels.ndim == output.ndim and labels.ndim > 1 and labels.shape[-1] == 1:
-        labels = labels.squeeze(-1)
     axis = _class_axis(output, labels)
     return axis is not None and output.shape[axis] >= 2 and _is_integer(labels)
 
@@ -384,8 +385,6 @@ def fidelity(teacher: Run, student: Run, data: Dataset, batch_size: int = 256) -
             examples += len(t)
     if not examples:
         raise CompressorError("the evaluation data has no example, so there is nothing to compare")
-    if energy > 0:
-        relative = math.sqrt(wrong / energy)
-    else:
-        relative = 0.0 if wrong == 0 else math.inf
+    nothing = 0.0 if wrong == 0 else math.inf  # against outputs that are all zero
+    relative = math.sqrt(wrong / energy) if energy > 0 else nothing
     return Fidelity(same / examples if has_classes else None, relative, examples)

@@ -132,7 +132,10 @@ class TensorDataset(Dataset):
                 places = order[start:end]
             if self.rows is not None:
                 places = self.rows[places]
-            inputs = self.prepare([x[places] for x in self.inputs])
+            raw = [x[places] for x in self.inputs]
+            if isinstance(places, slice):
+                raw = [x.clone() for x in raw]  # a model may write to its input, never to the data
+            inputs = self.prepare(raw)
             yield Batch(inputs, None if self.labels is None else labels_of(self.labels[places]))
 
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -32,9 +32,11 @@ def load_images(folder: Path, prepare: Preparation) -> TensorDataset:
     if shape is not None and shape[0] not in _MODES:
         raise CompressorError(f"--input-shape asks for images with {shape[0]} channels; an image has 1, 3 or 4")
     first = _open(files[0])
-    mode = _MODES[shape[0]] if shape else ("L" if first.mode in ("L", "1", "I;16", "I") else "RGB")
+    if first.mode[0] in "IF":
+        raise CompressorError(f"{files[0]}: has pixels of more than 8 bits; convert the images, or give an array")
+    mode = _MODES[shape[0]] if shape else ("L" if first.mode in ("L", "1") else "RGB")
     size = (shape[2], shape[1]) if shape else first.size  # Pillow's (width, height)
-    channels = len(mode) if mode != "L" else 1
+    channels = len(mode)
     rows = torch.empty(len(files), channels, size[1], size[0], dtype=torch.uint8)
     for place, path in enumerate(files):
         image = _open(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class _Batches:
         """A data set of a list of batches; put together where their shapes agree."""
         batches = [self.raw(value) for value in values]
         if len({(len(b.inputs), b.labels is None, *(x.shape[1:] for x in b.inputs)) for b in batches}) > 1:
-            return _stream(lambda: values, self)
+            return StreamDataset(lambda: iter(batches), prepare=self.prepare, what=self.what)
         columns = [torch.cat(column) for column in zip(*(batch.inputs for batch in batches), strict=True)]
         labels = [batch.labels for batch in batches if batch.labels is not None]
         named: dict[str, Any] = dict(zip(self._names(len(columns)), columns, strict=True))
@@ -111,7 +111,9 @@ class _Batches:
         if isinstance(value, Tensor | np.ndarray):
             value = (value,)
         if not isinstance(value, tuple | list) or not value:
-            raise CompressorError(f"{self.what}: a batch cannot be {type(value).__name__}; give a tensor, tuple or dict")
+            raise CompressorError(
+                f"{self.what}: a batch cannot be {type(value).__name__}; give a tensor, tuple or dict"
+            )
         labels = self.label_key or "labels"
         first = value[0]
         if isinstance(first, Mapping) and len(value) == 2:
@@ -128,17 +130,15 @@ class _Batches:
         return {**named, labels: value[needed]} if len(value) > needed else named
 
 
-def _stream(source: Any, batches: _Batches) -> Dataset:
+def _stream(source: Callable[[], Any], batches: _Batches) -> Dataset:
+    """A data set that calls ``source`` for each pass, unless it gives something with places."""
+
     def read() -> Iterator[Batch]:
-        given = source()
-        for value in given if isinstance(given, Iterable) and not isinstance(given, Tensor | tuple | Mapping) else ():
-            yield batches.raw(value)
+        return (batches.raw(value) for value in source())
 
     first = source()
-    if isinstance(first, Iterator):
-        return StreamDataset(read, prepare=batches.prepare, what=batches.what)
     if not isinstance(first, DataLoader) and isinstance(
-        first, Dataset | TorchDataset | Tensor | np.ndarray | tuple | Mapping | str | os.PathLike
+        first, Dataset | TorchDataset | Tensor | np.ndarray | tuple | list | Mapping | str | os.PathLike
     ):
         return as_dataset(
             first, batches.inputs, label_key=batches.label_key, prepare=batches.prepare, what=batches.what

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from compressor.data.dataset import Batch, Dataset, divide, generator
 from compressor.data.preparation import Preparation, labels_of, refuse_non_finite
+from compressor.errors import CompressorError
 
 
 def rows_of(loader: DataLoader[Any]) -> Tensor | None:
@@ -44,18 +45,19 @@ class LoaderDataset(Dataset):
         labelled: bool = True,
     ) -> None:
         self.source, self.read, self.what = source, read, what
-        self.data: Any = source.dataset if isinstance(source, DataLoader) else source
-        self.rows = torch.arange(len(self.data)) if rows is None else rows
+        data: Any = source.dataset if isinstance(source, DataLoader) else source
+        self.data = data
+        self.rows = torch.arange(len(data)) if rows is None else rows
         self.prepare = prepare or Preparation()
         if not len(self.rows):
-            from compressor.errors import CompressorError
-
             raise CompressorError(f"{what}: is empty: 0 examples")
-        self.has_labels = labelled and self._read(self.rows[:1], 1).__next__().labels is not None
+        first = next(self._read(self.rows[:1], 1))
+        self.has_labels = labelled and first.labels is not None
+        self.prepare.check({f"input {i}": x for i, x in enumerate(first.inputs)})
 
     def _read(self, rows: Tensor, batch_size: int) -> Iterator[Batch]:
         loader = self.source if isinstance(self.source, DataLoader) else None
-        kept = Subset(self.data, rows.tolist())
+        kept: Subset[Any] = Subset(self.data, rows.tolist())
         reader = DataLoader(
             kept,
             batch_size=batch_size,

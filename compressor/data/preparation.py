@@ -51,7 +51,7 @@ class Preparation:
         """Say in one line what does not fit, by the first row of each input."""
         if self.mean and all(_is_index(x) for x in first.values()):
             kinds = ", ".join(f"'{name}' is {str(x.dtype).removeprefix('torch.')}" for name, x in first.items())
-            raise CompressorError(f"--normalize needs bytes or floats: {kinds}")
+            raise CompressorError(f"the data: {kinds}; --normalize needs bytes or floats")
         self(list(first.values()))
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -91,8 +91,10 @@ def _reshaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def labels_of(labels: Tensor) -> Tensor:
-    """Labels as torch's losses take them: int64 or float32."""
-    return labels.float() if labels.is_floating_point() else labels.long()
+    """Labels as torch's losses take them: float32, or int64 with ``(rows, 1)`` made ``(rows,)``."""
+    if labels.is_floating_point():
+        return labels.float()
+    return labels.long().squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels.long()
 
 
 def refuse_non_finite(array: Tensor, name: str) -> None:
@@ -101,8 +103,10 @@ def refuse_non_finite(array: Tensor, name: str) -> None:
         return
     step = max(1, _CHECKED_NUMBERS // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), step):
-        fine = torch.isfinite(array[start : start + step]).flatten(1).all(1) if array.ndim > 1 else torch.isfinite(
-            array[start : start + step]
+        fine = (
+            torch.isfinite(array[start : start + step]).flatten(1).all(1)
+            if array.ndim > 1
+            else torch.isfinite(array[start : start + step])
         )
         if not bool(fine.all()):
             row = start + int((~fine).nonzero()[0])
