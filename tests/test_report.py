@@ -35,7 +35,7 @@ from compressor.report.html import render_html
 from compressor.report.markdown import render_markdown
 from compressor.report.marks import count_change, latency_change, quality_change, times
 
-HOSTILE = "<script>alert(1)</script>|**x**`[a](b)\x1b[31m\n# y"
+HOSTILE = "<script>alert(1)</script>|**x**`[a](b)\x1b[45m\n# y"
 
 
 def span(median: float, spread: float = 0.05) -> LatencyRow:
@@ -266,20 +266,18 @@ def test_the_text_carries_no_escape_codes_where_there_is_no_terminal(report: Rep
 def test_a_hostile_name_cannot_steer_the_terminal() -> None:
     stream = io.StringIO()
     Console(file=stream, width=100, force_terminal=True, color_system="standard").print(render_text(hostile()))
-    assert "\x1b[31m" not in re.sub(r"\x1b\[1;31m|\x1b\[31m[−0-9]", "", stream.getvalue()).replace("\\x1b[31m", "")
-    assert "\\x1b[31m" in stream.getvalue()
+    assert "\x1b[45m" not in stream.getvalue()
+    assert "\\x1b[45m" in stream.getvalue()
 
 
 @every_report
 def test_every_row_of_the_markdown_has_the_cells_of_its_heading(report: Report) -> None:
     text = render_markdown(report)
-    widths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
     blocks = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
-    assert len(blocks) == text.count("| ---") or report.before == Side()
+    assert len(blocks) == text.count("\n| ---")
     for block in blocks:
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(counts) == 1, block
-    assert all(width >= 5 for width in widths)
 
 
 def test_markdown_takes_nothing_in_a_name_for_its_own() -> None:
