@@ -16,7 +16,7 @@ _RUNTIME, _BATCH = "onnxruntime", "1"  # what a user waits for: one input, the f
 
 @dataclass(frozen=True)
 class Tile:
-    """``large`` is the figure, ``beside`` what belongs to it, in smaller print; ``tone`` colours both.
+    """``large`` is the figure, ``beside`` what belongs to it, in smaller print, coloured by ``tone``.
 
     ``name`` says what was measured, ``figures`` what it was and is.
     """
@@ -26,6 +26,7 @@ class Tile:
     figures: str = ""
     beside: str = ""
     tone: Tone = ""
+    is_change: bool = False  # the large figure is the change itself: coloured too
 
 
 def tiles(report: Report) -> list[Tile]:
@@ -76,4 +77,4 @@ def _changed(change: Change, name: str, figures: str) -> Tile | None:
     if not change.text:
         return None
     large = change.text.removesuffix(f" {OVERLAP}")
-    return Tile(large, name, figures, "spans overlap" if large != change.text else "", change.tone)
+    return Tile(large, name, figures, "spans overlap" if large != change.text else "", change.tone, True)
