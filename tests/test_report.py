@@ -267,7 +267,7 @@ def test_a_hostile_name_cannot_steer_the_terminal() -> None:
     stream = io.StringIO()
     Console(file=stream, width=100, force_terminal=True, color_system="standard").print(render_text(hostile()))
     assert "\x1b[45m" not in stream.getvalue()
-    assert "\\x1b[45m" in stream.getvalue()
+    assert "\\x1b[45m # y" in stream.getvalue()
 
 
 @every_report
@@ -367,10 +367,11 @@ def test_bars_are_to_scale_and_the_smallest_is_still_seen() -> None:
 
 
 def test_the_smaller_ones_of_many_layers_are_summed_and_not_drawn() -> None:
-    rows = [layer(f"l{n}", params_before=1000 + n, params_after=10) for n in range(200)]
+    sizes = [1000 + n * 37 % 200 for n in range(200)]
+    rows = [layer(f"l{n}", params_before=size, params_after=10) for n, size in enumerate(sizes)]
     chart = parameter_chart(make(layers=rows))
     assert chart is not None
-    assert [row.name for row in chart.rows] == [f"l{n}" for n in range(170, 200)]
+    assert [row.name for row in chart.rows] == [f"l{n}" for n, size in enumerate(sizes) if size >= 1170]
     assert f"170 smaller layers, not drawn, together: {sum(1000 + n for n in range(170)):,} → 1,700" in chart.rest
 
 
