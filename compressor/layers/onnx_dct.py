@@ -247,9 +247,7 @@ class _Twiddled(_Member):
         body = self.body
 
         def table(sine: bool) -> str:
-            return body.once(
-                f"left{rows}{sine}", lambda: body.cosines(self.k1, body.indices(rows), self.n1, sine=sine)
-            )
+            return body.once(f"left{rows}{sine}", lambda: body.cosines(self.k1, body.indices(rows), self.n1, sine=sine))
 
         return table(False), table(True)
 
@@ -268,7 +266,9 @@ class _Twiddled(_Member):
             op("Sub", op("Mul", q, of_q), op("Mul", p, across)),
         )
         if self.offsets is not None:
-            p, q = (op("Add", value, self.body.row(offset, k)) for value, offset in zip((p, q), self.offsets, strict=True))
+            p, q = (
+                op("Add", value, self.body.row(offset, k)) for value, offset in zip((p, q), self.offsets, strict=True)
+            )
         real, imaginary = op("MatMul", p, self.right_back[0]), op("MatMul", q, self.right_back[1])
         u = op("Add", op("Mul", real, cos), op("Mul", imaginary, sin))
         v = op("Sub", op("Mul", imaginary, cos), op("Mul", real, sin))

@@ -121,17 +121,36 @@ def ridge(features: Tensor, y: Tensor, *, damping: float = 1e-4) -> Tensor:
 
 def _probes(metric: Metric) -> Tensor:
     """Rows ``R (columns, in)`` with ``RᵀR ≈ Σ``: its leading eigenvectors, and a sketch of the rest where it counts."""
-    values, vectors = torch.linalg.eigh(metric.covariance.double())
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    rows = (vectors * values.sqrt()).T  # (in, in), most energy first
-    held = values.cumsum(0)
-    needed = int((held < _ENERGY * held[-1]).sum()) + 1
-    if needed <= _COLUMNS or len(rows) <= _COLUMNS:
-        return rows[: max(needed, 1)] if len(rows) > _COLUMNS else rows
+    sigma = metric.covariance.double()
+    values, vectors = _leading(sigma, _COLUMNS)
+    rows = (vectors * values.sqrt()).T  # most energy first
+    total, held = float(sigma.trace()), values.cumsum(0)
+    needed = int((held < _ENERGY * total).sum()) + 1
+    if needed <= len(rows) or len(rows) == len(sigma):
+        return rows[:needed]
     half = _COLUMNS // 2
     generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(_COLUMNS - half, len(rows) - half, generator=generator, dtype=rows.dtype)
-    return torch.cat((rows[:half], mix @ rows[half:] / math.sqrt(_COLUMNS - half)))
+    mix = torch.randn(_COLUMNS - half, len(sigma), generator=generator, dtype=rows.dtype)
+    mix -= mix @ vectors[:, :half] @ vectors[:, :half].T  # the rest is taken to be the same in all directions
+    spread = (total - float(held[half - 1])) / (len(sigma) - half)
+    return torch.cat((rows[:half], mix * math.sqrt(max(spread, 0.0) / (_COLUMNS - half))))
+
+
+def _leading(sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest ``count`` eigenvalues of ``sigma (n, n)`` and their vectors ``(n, count)``, largest first.
+
+    By subspace iteration where the whole decomposition would take long.
+    """
+    n = len(sigma)
+    if n <= 2 * count:
+        values, vectors = torch.linalg.eigh(sigma)
+    else:
+        basis = torch.randn(n, count + 32, generator=torch.Generator().manual_seed(0), dtype=sigma.dtype)
+        for _ in range(3):
+            basis = torch.linalg.qr(sigma @ basis).Q
+        values, inner = torch.linalg.eigh(basis.T @ sigma @ basis)
+        vectors = basis @ inner
+    return values.flip(0)[:count].clamp_min(0), vectors.flip(1)[:, :count]
 
 
 def _linear_part(layer: StructuredLayer, rows: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class SVD(StructuredLayer):
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
         out_features, in_features = weight.shape
         w = weight.detach().double()
-        u, s, _ = torch.linalg.svd(w @ _root(metric) if config.aware else w, full_matrices=False)
+        u, s = _left(w, metric) if config.aware else torch.linalg.svd(w, full_matrices=False)[:2]
         if config.energy is not None:
             kept = s.square().cumsum(0)
             rank = min(int((kept < config.energy * kept[-1]).sum()) + 1, len(s))
@@ -112,7 +112,11 @@ class SVD(StructuredLayer):
         return base.model_copy(update={"rank": rank, "energy": None, "fraction": None})
 
 
-def _root(metric: Metric) -> Tensor:
+def _left(w: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values of ``W Σ^½``, through the smaller of the two symmetric problems."""
     sigma = metric.covariance.double()
-    damping = _NULL_SPACE * sigma.diagonal().mean()
-    return Metric(sigma + damping * torch.eye(len(sigma), dtype=sigma.dtype), metric.mean).root()
+    sigma = sigma + _NULL_SPACE * sigma.diagonal().mean() * torch.eye(len(sigma), dtype=sigma.dtype)
+    if len(w) > len(sigma):
+        return torch.linalg.svd(w @ Metric(sigma, metric.mean).root(), full_matrices=False)[:2]
+    values, vectors = torch.linalg.eigh(w @ sigma @ w.T)
+    return vectors.flip(1), values.flip(0).clamp_min(0).sqrt()

@@ -28,7 +28,9 @@ _IR_VERSION = 8  # onnxruntime from 1.13 on
 _BATCH = "batch"
 
 
-def save_onnx(model: nn.Module, example: tuple[Tensor, ...], path: Path, *, input_names: Sequence[str] = ()) -> str | None:
+def save_onnx(
+    model: nn.Module, example: tuple[Tensor, ...], path: Path, *, input_names: Sequence[str] = ()
+) -> str | None:
     """Write ``model``, in eval mode, to ``path``; what had to be given up, None when nothing.
 
     ``example``: inputs whose first axis is the batch, which becomes dynamic where the model allows it. The file
