@@ -17,7 +17,7 @@ from compressor.layers.base import Metric, StructuredLayer
 
 _COLUMNS = 512  # of the root of Σ that the loss is taken on
 _ENERGY = 0.999  # of Σ that they must hold; else half of them sketch the rest
-_WORK = 3e10  # operations for one layer: below 20 s on one core
+_WORK = 4e9  # operations for one layer: some 10 s on one core
 _ITERATIONS = 400
 _SAMPLE_ROWS = 16384
 _BATCH = 256
@@ -85,7 +85,7 @@ def fit_to_samples(layer: StructuredLayer, x: Tensor, y: Tensor) -> float:
         groups[layer.kind(name)].append(parameter)
     used = [kind for kind, members in groups.items() if members]
     optimizer = torch.optim.Adam([{"params": groups[kind], "lr": _RATES[kind]} for kind in used])
-    epochs = max(1, min(_EPOCHS, int(4 * _WORK / (6 * layer.macs() * len(x)))))
+    epochs = max(1, min(_EPOCHS, int(20 * _WORK / (6 * layer.macs() * len(x)))))
     steps = epochs * math.ceil(len(x) / _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(0)
