@@ -106,6 +106,7 @@ def test_what_is_held_back_is_never_in_the_rest_in_any_pass_and_nothing_is_lost(
     assert 4 <= len(held) <= 14
     again = live.split(0.25, seed=3)[1]
     assert torch.equal(together(again)[0], together(held)[0])
+    assert not torch.equal(together(live.split(0.25, seed=4)[1])[0], together(held)[0])
     inner, deeper = rest.split(0.3, seed=4)
     assert not set(together(deeper)[0][:, 0].tolist()) & (away | set(together(inner)[0][:, 0].tolist()))
 
@@ -121,7 +122,8 @@ def test_without_labels_there_are_none_in_any_batch_or_part(live: Dataset) -> No
 def test_the_fingerprint_changes_with_content_and_only_with_it(live: Dataset) -> None:
     assert live.fingerprint() == live.fingerprint()
     rest, held = live.split(0.25, seed=3)
-    assert len({data.fingerprint() for data in (live, rest, held, live.without_labels())}) == 4
+    other = live.split(0.25, seed=5)[1]
+    assert len({data.fingerprint() for data in (live, rest, held, other, live.without_labels())}) == 5
 
 
 def test_the_fingerprint_of_arrays_is_that_of_their_bytes_wherever_they_come_from(tmp_path: Path) -> None:
@@ -145,6 +147,12 @@ def test_a_loader_keeps_its_own_way_of_putting_examples_together() -> None:
 
     for source in (Counted(), TorchTensorDataset(X, Y)):
         assert torch.equal(together(as_dataset(DataLoader(source, collate_fn=double), ["x"]))[0], 2 * X)
+
+
+def test_a_stream_is_shuffled_across_its_batches_and_not_only_within_them() -> None:
+    first = as_dataset(batches_by_function, ["x"])
+    rows = next(first.batches(4, seed=0)).inputs[0][:, 0] / 5
+    assert float(rows.max()) > 8
 
 
 def test_batches_padded_to_different_lengths_are_given_one_length_at_a_time() -> None:
@@ -208,6 +216,7 @@ def test_an_input_called_like_labels_is_an_input(tmp_path: Path) -> None:
     data = load_data(path, ["y"], label_key="scores")
     assert torch.equal(together(data)[0], X)
     assert torch.equal(together(data)[1], Y)
+    assert not load_data(write_npz(tmp_path / "x.npz", y=X.numpy()), ["y"]).has_labels
 
 
 def test_bytes_are_kept_as_bytes_and_nothing_is_scaled_unless_asked_for(tmp_path: Path) -> None:
