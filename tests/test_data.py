@@ -106,6 +106,7 @@ def test_what_is_held_back_is_never_in_the_rest_in_any_pass_and_nothing_is_lost(
     assert 4 <= len(held) <= 14
     again = live.split(0.25, seed=3)[1]
     assert torch.equal(together(again)[0], together(held)[0])
+    assert not torch.equal(together(live.split(0.25, seed=4)[1])[0], together(held)[0])
     inner, deeper = rest.split(0.3, seed=4)
     assert not set(together(deeper)[0][:, 0].tolist()) & (away | set(together(inner)[0][:, 0].tolist()))
 
@@ -121,7 +122,8 @@ def test_without_labels_there_are_none_in_any_batch_or_part(live: Dataset) -> No
 def test_the_fingerprint_changes_with_content_and_only_with_it(live: Dataset) -> None:
     assert live.fingerprint() == live.fingerprint()
     rest, held = live.split(0.25, seed=3)
-    assert len({data.fingerprint() for data in (live, rest, held, live.without_labels())}) == 4
+    other = live.split(0.25, seed=5)[1]
+    assert len({data.fingerprint() for data in (live, rest, held, other, live.without_labels())}) == 5
 
 
 def test_the_fingerprint_of_arrays_is_that_of_their_bytes_wherever_they_come_from(tmp_path: Path) -> None:
@@ -145,6 +147,12 @@ def test_a_loader_keeps_its_own_way_of_putting_examples_together() -> None:
 
     for source in (Counted(), TorchTensorDataset(X, Y)):
         assert torch.equal(together(as_dataset(DataLoader(source, collate_fn=double), ["x"]))[0], 2 * X)
+
+
+def test_a_stream_is_shuffled_across_its_batches_and_not_only_within_them() -> None:
+    first = as_dataset(batches_by_function, ["x"])
+    rows = next(first.batches(4, seed=0)).inputs[0][:, 0] / 5
+    assert float(rows.max()) > 8
 
 
 def test_batches_padded_to_different_lengths_are_given_one_length_at_a_time() -> None:
@@ -208,6 +216,7 @@ def test_an_input_called_like_labels_is_an_input(tmp_path: Path) -> None:
     data = load_data(path, ["y"], label_key="scores")
     assert torch.equal(together(data)[0], X)
     assert torch.equal(together(data)[1], Y)
+    assert not load_data(write_npz(tmp_path / "x.npz", y=X.numpy()), ["y"]).has_labels
 
 
 def test_bytes_are_kept_as_bytes_and_nothing_is_scaled_unless_asked_for(tmp_path: Path) -> None:
@@ -342,100 +351,7 @@ def test_folders_that_are_no_data_are_refused(tmp_path: Path) -> None:
             load_data(str(tmp_path / name), ["x"])
 
 
-# --- what is refused ----------------------------------------------------------------------------
-
-
-def with_nan() -> Tensor:
-    x = X.clone()
-    x[11, 2] = float("nan")
-    return x
-
-
-REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "has the arrays a, b; the model's inputs are x:": ({"a": X, "b": X}, {}),
-    "has the arrays labels; the model's inputs are x": ({"labels": Y}, {}),
-    "no array 'digit' .--label-key., only x, labels": ({"x": X, "labels": Y}, {"label_key": "digit"}),
-    "both 'labels' and 'y' may be the labels": ({"x": X, "labels": Y, "y": Y}, {}),
-    "different numbers of examples .x 37, labels 36.": ({"x": X, "labels": Y[1:]}, {}),
-    "'x' holds NaN or infinity, first in example 11": ({"x": with_nan()}, {}),
-    "'labels' holds NaN": ({"x": X, "labels": with_nan()[:, 2]}, {}),
-    "empty: 0 examples": ({"x": X[:0]}, {}),
-    "holds text": ({"x": X, "labels": np.array(["a"] * ROWS)}, {}),
-    "--normalize 0.1: is not mean,std": ({"x": X}, {"normalize": "0.1"}),
-    "--normalize 0.1,0: is not": ({"x": X}, {"normalize": "0.1,0"}),
-    "--normalize has 3 channels; .* shape .5,.": ({"x": X}, {"normalize": "1,1,1,1,1,1"}),
-    "'x' is int64; --normalize needs bytes or floats": ({"x": X.long()}, {"normalize": "0,1"}),
-    "shape .5,.; --input-shape asks for .6,.": ({"x": X}, {"image_shape": (6,)}),
-}
-
-
-@pytest.mark.parametrize("said", REFUSED)
-def test_arrays_that_do_not_fit_are_refused_in_one_line_that_names_the_file(said: str, tmp_path: Path) -> None:
-    arrays, options = REFUSED[said]
-    path = write_npz(tmp_path / "bad.npz", **{name: np.asarray(value) for name, value in arrays.items()})
-    with pytest.raises(CompressorError, match=said) as refused:
-        load_data(path, ["x"], **options)
-    assert "\n" not in str(refused.value)
-    assert "bad.npz" in str(refused.value) or str(refused.value).startswith("--normalize 0")
-
-
-class Hostile:
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return (exec, ("raise SystemExit('the file ran code')",))
-
-
-def test_files_that_would_run_code_are_refused_and_run_none(tmp_path: Path) -> None:
-    held = np.array([Hostile()], dtype=object)
-    np.save(tmp_path / "a.npy", held)
-    np.savez(tmp_path / "b.npz", x=held)
-    torch.save({"x": Hostile()}, tmp_path / "c.pt")
-    for name in ("a.npy", "b.npz", "c.pt"):
-        with pytest.raises(CompressorError, match=name) as refused:
-            load_data(str(tmp_path / name), ["x"])
-        assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "name", ["a.npz", "a.npy", "a.safetensors", "a.pt", "a-images-idx3-ubyte", "a-images-idx3-ubyte.gz"]
-)
-@pytest.mark.parametrize(
-    "content", [b"", b"no such format at all", b"PK\x03\x04 broken", b"\x00\x00\x08\x03\x00\x00\x00\x09"]
-)
-def test_broken_files_are_refused_by_name(name: str, content: bytes, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(CompressorError, match=f"{name}: cannot be read: ."):
-        load_data(str(tmp_path / name), ["x"])
-
-
-def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("1,2\n")
-    with pytest.raises(CompressorError, match=r"train\.csv.*'\.csv'.*\.npz"):
-        load_data(str(tmp_path / "train.csv"), ["x"])
-    with pytest.raises(CompressorError, match=r"nothing\.npz: there is no such data"):
-        load_data(str(tmp_path / "nothing.npz"), ["x"])
-    for value, said in (
-        (7, "cannot be int"),
-        ([], "empty list"),
-        (iter([X]), "only once"),
-        (lambda: iter(()), "is empty"),
-        (lambda: 7, "cannot be int|returned int"),
-        ((X, X, Y, Y), "has 4 arrays; the model's inputs are x"),
-        ([(X, Y[1:])], "differ in their numbers of examples"),
-        (lambda: iter([(X, Y[1:])]), "differ in their numbers of examples"),
-    ):
-        with pytest.raises(CompressorError, match=said):
-            as_dataset(value, ["x"])
-
-
-def test_nan_in_a_stream_is_refused_when_it_is_read() -> None:
-    data = as_dataset(lambda: iter([(with_nan(), Y)]), ["x"])
-    with pytest.raises(CompressorError, match="NaN"):
-        together(data)
-
-
-def test_one_example_cannot_be_split() -> None:
-    with pytest.raises(CompressorError, match="has 1 example"):
-        as_dataset(X[:1], ["x"]).split(0.5, 0)
+# --- small and wide ----------------------------------------------------------------------------
 
 
 def test_a_stream_of_one_batch_is_split_by_example() -> None:

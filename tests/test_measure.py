@@ -88,7 +88,7 @@ def test_macs_of_convolution_and_dense_maps_are_those_counted_by_hand(device: st
 def test_macs_of_attention_are_those_of_its_matrix_products(device: str) -> None:
     tokens, width = 5, 12
     with torch.device(device):
-        net = nn.TransformerEncoderLayer(width, 3, dim_feedforward=17, batch_first=True)
+        net = nn.TransformerEncoderLayer(width, 4, dim_feedforward=17, batch_first=True)
         x = torch.zeros(3, tokens, width)
     projections = tokens * (4 * width * width + 2 * width * 17)
     assert count_macs(net.eval(), (x,)) == projections + 2 * tokens * tokens * width
@@ -112,11 +112,14 @@ def test_a_structured_layer_counts_its_own_macs_for_each_row(device: str) -> Non
 
 
 def test_counting_leaves_the_model_as_it_was() -> None:
-    net = nn.Sequential(structured(9)).train()
+    net = nn.Sequential(structured(9), nn.BatchNorm1d(9)).train()
     x = torch.randn(3, 9)
     before = net(x)
-    count_macs(net, (x,))
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    count_macs(net, (x[:1],))
     assert net.training
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
     torch.testing.assert_close(net(x), before)
 
 

@@ -36,8 +36,6 @@ def load_data(
     ``module:callable`` giving what `as_dataset` takes. ``image_shape`` is the shape of one example of the
     first input. ``normalize``: see `Preparation`. Nothing that runs code from the file is ever unpickled.
     """
-    from compressor_converters.arch import call, is_callable_spec
-
     prepare = Preparation.parse(normalize, image_shape)
     path = Path(spec)
     if path.is_dir():
@@ -45,6 +43,8 @@ def load_data(
 
         return load_images(path, prepare)
     if not path.exists():
+        from compressor_converters.arch import call, is_callable_spec
+
         if is_callable_spec(str(spec)):
             given = call(str(spec))
             # a generator gives its batches once, so the function is called again for each pass
