@@ -160,7 +160,7 @@ def test_fit_on_samples_improves_and_reports_the_error_it_reached(name, settings
     with torch.no_grad():
         after = float((layer(x) - y).norm() / scale)
     assert error == pytest.approx(after, rel=1e-4)
-    assert after < min(before, 0.95)
+    assert after < min(before, 0.9)
 
 
 @over_settings
