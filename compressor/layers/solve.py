@@ -36,7 +36,7 @@ def wanted_offset(layer: StructuredLayer, weight: Tensor, bias: Tensor | None, m
     """
     if bias is None:
         return weight.new_zeros(len(weight))
-    missed = weight.double() - layer.dense()[0].double()
+    missed = weight.double() - layer.dense()[0].to(weight.device).double()
     return (bias.double() + missed @ metric.mean.double()).to(weight.dtype)
 
 
@@ -51,8 +51,9 @@ def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order:
     dtype = torch.float64 if max(weight.shape) <= 512 else torch.float32
     original = weight.dtype
     layer.to(dtype)
-    probes = _probes(metric).to(dtype)  # (columns, in)
-    aim = probes @ weight.detach().to(dtype).T
+    like = scaled[0]
+    probes = _probes(metric).to(like)  # (columns, in)
+    aim = probes @ weight.detach().to(like).T
     total = aim.square().sum()
     if float(total) > 0:
         with torch.no_grad():
@@ -129,7 +130,7 @@ def _probes(metric: Metric) -> Tensor:
     """Rows ``R (columns, in)`` with ``RᵀR ≈ Σ``: its leading eigenvectors, and a sketch of the rest where it counts."""
     values, vectors = torch.linalg.eigh(metric.covariance.double())
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    rows = (vectors * values.sqrt()).T  # (in, in), most energy first
+    rows: Tensor = (vectors * values.sqrt()).T  # (in, in), most energy first
     held = values.cumsum(0)
     needed = int((held < _ENERGY * held[-1]).sum()) + 1
     if needed <= _COLUMNS or len(rows) <= _COLUMNS:
@@ -153,7 +154,7 @@ def _scale(parameters: list[torch.nn.Parameter], gain: float, order: int) -> Non
 
 def _best_gain(layer: StructuredLayer, weight: Tensor, metric: Metric) -> float:
     """The g ≥ 0 that minimises ``‖(W − g Ŵ) Σ^½‖``; 0 where Ŵ has no part of W."""
-    sigma, approximation = metric.covariance.double(), layer.dense()[0].double()
+    sigma, approximation = metric.covariance.double(), layer.dense()[0].to(metric.covariance.device).double()
     seen = approximation @ sigma
     own = float((seen * approximation).sum())
     common = float((seen * weight.double()).sum())
