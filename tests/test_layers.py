@@ -180,7 +180,7 @@ def test_random_fastfood_features_approximate_the_rbf_kernel() -> None:
 
 
 def test_random_fastfood_trains_the_read_out_alone() -> None:
-    layer = method("fastfood-random").layer(10, 3)
+    layer = method("fastfood-random").layer(10, 3, config=method("fastfood-random").config())
     assert {name for name, _ in layer.named_parameters()} == {"readout", "bias"}
     assert set(layer.state_dict()) == {"readout", "bias"}
 
