@@ -118,7 +118,7 @@ class ACDC(StructuredLayer):
             {"depth": 3, "basis": "dct2d", "seed": 7},
             {"permutation": "none", "sigma": 0.3},
             {"depth": 2, "relu": True},
-            {"depth": 1, "size": 67},
+            {"depth": 1, "size": 71},
         ]
 
     @classmethod
