@@ -236,6 +236,13 @@ def test_energy_becomes_the_smallest_rank_that_holds_it() -> None:
         layer = method("svd").layer.from_dense(weight, None, config, Metric.identity(4))
         assert layer.config.rank == len(layer.down) == rank
         assert layer.config.energy is None
+    config = method("svd").config({"energy": 0.5})
+    assert (
+        method("svd")
+        .layer.from_dense(torch.diag(torch.tensor([2.0, 2.0])), None, config, Metric.identity(2))
+        .config.rank
+        == 1
+    )
 
 
 def test_rank_above_the_full_one_is_padded_with_zeros_and_exact() -> None:
@@ -260,3 +267,41 @@ def test_whitened_loss_on_a_sketch_is_close_to_the_loss_itself() -> None:
     assert float((probes @ missed.T).square().sum()) == pytest.approx(float(missed.square().sum()), rel=0.05)
     few = Metric(torch.diag((torch.arange(n) < 9).double()), torch.zeros(n).double())
     torch.testing.assert_close(solve._probes(few).T @ solve._probes(few), few.covariance)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_read_out_starts_at_the_best_for_the_features_as_they_are(rank: int | None, bias: bool) -> None:
+    layer = method("fastfood").layer(6, 4, features="relu", width=9, readout_rank=rank, bias=bias).double()
+    x = data(400, 6)
+    y = torch.cat((x[:, :3].abs() + 1, x[:, :1] * x[:, 1:2]), 1)
+    with torch.no_grad():
+        layer._fit_readout(x, y)
+        f = layer.features(x)
+        missed = float((layer(x) - y).square().sum())
+    f, y = (f - f.mean(0), y - y.mean(0)) if bias else (f, y)
+    free = f @ torch.linalg.lstsq(f, y).solution
+    cut = 0.0 if rank is None else float(torch.linalg.svdvals(free)[rank:].square().sum())
+    assert missed == pytest.approx(float((free - y).square().sum()) + cut, rel=1e-4)
+
+
+def test_wide_and_tall_ridge_solve_the_same_problem() -> None:
+    f, y = data(30, 12), data(30, 2)
+    for features in (f, f.T @ f @ f.T):  # 30 × 12, 12 × 30
+        aim = y[: len(features)]
+        damping = 1e-4 * features.square().sum() / features.shape[1]
+        normal = features.T @ features + (damping + 1e-12) * torch.eye(features.shape[1], dtype=f.dtype)
+        torch.testing.assert_close(solve.ridge(features, aim), torch.linalg.solve(normal, features.T @ aim))
+
+
+def test_training_on_samples_never_leaves_the_layer_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solve, "_RATES", {"diagonal": 10.0, "dense": 10.0, "bias": 10.0})
+    monkeypatch.setattr(solve, "_LEAST_EVALUATIONS", 10**12)  # without the last step
+    layer = method("acdc").layer(6, 6, relu=True)
+    x = data(300, 6).float()
+    with torch.no_grad():
+        y = layer(x) + 0.01 * data(300, 6).float()
+        before = float((layer(x) - y).norm() / (y - y.mean(0)).norm())
+    assert solve.fit_to_samples(layer, x, y) == pytest.approx(before, rel=1e-4)
+    with torch.no_grad():
+        assert float((layer(x) - y).norm() / (y - y.mean(0)).norm()) == pytest.approx(before, rel=1e-4)
