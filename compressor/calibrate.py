@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compressor.layers import Metric
 
+_WIDE = 1024
 _DAMPING = 1e-2  # of the mean diagonal, where the moments of the compressed prefix are inverted
 
 
@@ -73,13 +74,19 @@ class Moments:
         self.cross = torch.zeros(self.features, self.features, dtype=torch.float64)
 
     def update(self, y: Tensor, y_compressed: Tensor) -> None:
-        """Take in rows ``(rows, features)`` of the same examples from both networks."""
+        """Take in rows ``(rows, features)`` of the same examples from both networks.
+
+        Sums are kept in float64; the products of one wide batch are taken in float32, which is twice as quick.
+        """
         total = self.count + len(y)
-        old, y, y_compressed = self.count / total, y.double().cpu(), y_compressed.double().cpu()
-        self.mean.mul_(old).add_(y.sum(0) / total)
-        self.mean_compressed.mul_(old).add_(y_compressed.sum(0) / total)
-        self.second.mul_(old).addmm_(y_compressed.T, y_compressed, alpha=1 / total)
-        self.cross.mul_(old).addmm_(y.T, y_compressed, alpha=1 / total)
+        old, same = self.count / total, y is y_compressed
+        dtype = torch.float64 if self.features <= _WIDE else torch.float32
+        y, y_compressed = y.to("cpu", dtype), y_compressed.to("cpu", dtype)
+        self.mean.mul_(old).add_(y.double().sum(0) / total)
+        self.mean_compressed.mul_(old).add_(y_compressed.double().sum(0) / total)
+        second = (y_compressed.T @ y_compressed).double() / total
+        self.second.mul_(old).add_(second)
+        self.cross.mul_(old).add_(second if same else (y.T @ y_compressed).double() / total)
         self.count = total
 
     def target(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, Metric]:

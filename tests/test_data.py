@@ -1,368 +1,468 @@
-"""Data in: every kind of source gives the same examples, in an order that the seed alone decides."""
+"""Data in: what is read, how it is matched, split and shuffled, and what is refused."""
 
 from __future__ import annotations
 
 import gzip
-import struct
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
-from torch.utils.data import TensorDataset as TorchTensorDataset
+from torch.utils import data as torch_data
 
-from compressor.data import Batch, Dataset, StreamDataset, TensorDataset, as_dataset, load_data
+from compressor.data import Batch, Dataset, MapDataset, StreamDataset, TensorDataset, as_dataset, load_data
 from compressor.errors import CompressorError
 
-ROWS = 37
-X = torch.arange(ROWS * 5, dtype=torch.float32).reshape(ROWS, 5)
-Y = torch.arange(ROWS) % 3
+ROWS = 137
 
 
-class Streamed(IterableDataset):  # type: ignore[type-arg]
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(X, Y, strict=True)
+def table() -> tuple[Tensor, Tensor]:
+    """Each example is its own number, so that it can be recognised."""
+    x = torch.arange(ROWS, dtype=torch.float32).unsqueeze(1).repeat(1, 3)
+    return x, torch.arange(ROWS) % 5
 
 
-class Counted(torch.utils.data.Dataset):  # type: ignore[type-arg]
+def numbers(data: Dataset, batch_size: int = 10, seed: int | None = None) -> list[int]:
+    return [int(row[0]) for batch in data.batches(batch_size, seed=seed) for row in batch.inputs[0]]
+
+
+def whole(data: Dataset) -> Batch:
+    return data.head(len(data))
+
+
+class Squares(torch_data.Dataset):
     def __len__(self) -> int:
         return ROWS
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return X[place], int(Y[place])
+        return torch.full((3,), float(place)) + 0 * torch.rand(3), place % 5
 
 
-def batches_by_function() -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(X.split(4), Y.split(4), strict=True)
+def make(kind: str) -> Dataset:
+    x, labels = table()
+    pieces = [(x[i : i + 11], labels[i : i + 11]) for i in range(0, ROWS, 11)]
+    loader = torch_data.DataLoader(torch_data.TensorDataset(x, labels), batch_size=7, shuffle=True)
+    made = {
+        "tuple": (x, labels),
+        "dict": {"label": labels, "x": x},
+        "numpy": (x.numpy(), labels.numpy()),
+        "loader": loader,
+        "dataset": Squares(),
+        "loader of a dataset": torch_data.DataLoader(Squares(), batch_size=4, shuffle=True),
+        "batches": pieces,
+        "dicts": [{"x": a, "labels": b} for a, b in pieces],
+        "function": lambda: iter(pieces),
+    }[kind]
+    return as_dataset(made, ["x"])
 
 
-# The same examples, from every kind of source that has no file.
-LIVE: dict[str, Callable[[], Any]] = {
-    "tuple of tensors": lambda: (X, Y),
-    "tuple of arrays": lambda: (X.numpy(), Y.numpy()),
-    "dict": lambda: {"x": X, "labels": Y},
-    "torch data set": lambda: TorchTensorDataset(X, Y),
-    "data set with places": Counted,
-    "loader": lambda: DataLoader(Counted(), batch_size=4),
-    "shuffling loader": lambda: DataLoader(Counted(), batch_size=4, shuffle=True),
-    "shuffling loader of tensors": lambda: DataLoader(TorchTensorDataset(X, Y), batch_size=4, shuffle=True),
-    "loader of a stream": lambda: DataLoader(Streamed(), batch_size=4),
-    "list of batches": lambda: list(batches_by_function()),
-    "list of dicts": lambda: [{"x": x, "labels": y} for x, y in batches_by_function()],
-    "list of our batches": lambda: [Batch((x,), y) for x, y in batches_by_function()],
-    "function": lambda: batches_by_function,
-    "function giving a loader": lambda: lambda: DataLoader(Counted(), batch_size=4),
-    "function giving arrays": lambda: lambda: (X, Y),
-}
+KINDS = ["tuple", "dict", "numpy", "loader", "dataset", "loader of a dataset", "batches", "dicts", "function"]
 
 
-@pytest.fixture(params=LIVE)
-def live(request: pytest.FixtureRequest) -> Dataset:
-    return as_dataset(LIVE[request.param](), ["x"])
+# --- the contract of every dataset ----------------------------------------------------------------
 
 
-def together(data: Dataset, batch_size: int = 7, seed: int | None = None) -> tuple[Tensor, Tensor]:
-    read = list(data.batches(batch_size, seed=seed))
-    return torch.cat([b.inputs[0] for b in read]), torch.cat([b.labels for b in read if b.labels is not None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_seed_the_order_is_the_files_and_labels_stay_with_their_rows(kind: str) -> None:
+    data = make(kind)
+    assert numbers(data) == list(range(ROWS))
+    assert len(data) == ROWS
+    assert data.has_labels
+    for batch in data.batches(16, seed=3):
+        assert batch.labels is not None
+        assert batch.labels.dtype == torch.int64
+        torch.testing.assert_close(batch.labels, batch.inputs[0][:, 0].long() % 5)
 
 
-def test_a_pass_gives_all_examples_in_the_order_of_the_source_in_batches_of_the_size_asked_for(live: Dataset) -> None:
-    assert live.has_labels
-    assert len(live) == ROWS
-    assert [len(batch) for batch in live.batches(7)] == [7, 7, 7, 7, 7, 2]
-    for batch_size in (1, 5, ROWS, 100):
-        x, y = together(live, batch_size)
-        assert torch.equal(x, X)
-        assert torch.equal(y, Y)
-    assert torch.equal(live.head(3).inputs[0], X[:3])
-    assert len(live.head(100)) == ROWS
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_shuffles_every_example_once_and_the_same_way_each_time(kind: str) -> None:
+    data = make(kind)
+    first = numbers(data, seed=1)
+    torch.manual_seed(5)
+    assert numbers(data, seed=1) == first
+    assert sorted(first) == list(range(ROWS))
+    assert first != list(range(ROWS))
+    assert numbers(data, seed=2) != first
 
 
-def test_the_seed_alone_decides_the_shuffling_and_labels_stay_with_their_examples(live: Dataset) -> None:
-    x, y = together(live, seed=1)
-    torch.manual_seed(99)
-    again, _ = together(live, seed=1)
-    other, _ = together(live, seed=2)
-    assert torch.equal(x, again)
-    assert not torch.equal(x, other)
-    assert not torch.equal(x, X)
-    assert torch.equal(x.sort(dim=0).values, X)
-    assert torch.equal(y, (x[:, 0] / 5).long() % 3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_parts_of_a_split_are_disjoint_complete_and_the_same_again(kind: str) -> None:
+    data = make(kind)
+    rest, back = data.split(0.1, 3)
+    assert len(rest) + len(back) == ROWS
+    assert 10 <= len(back) <= 17
+    for seed in (None, 1):
+        assert sorted(numbers(rest, seed=seed) + numbers(back, seed=seed)) == list(range(ROWS))
+    again = make(kind).split(0.1, 3)
+    assert [numbers(part) for part in again] == [numbers(rest), numbers(back)]
+    assert numbers(data.split(0.1, 4)[1]) != numbers(back)
+    inner, held = rest.split(0.2, 3)
+    assert sorted(numbers(inner, seed=9) + numbers(held)) == sorted(numbers(rest))
+    assert numbers(data) == list(range(ROWS))
 
 
-def test_what_is_held_back_is_never_in_the_rest_in_any_pass_and_nothing_is_lost(live: Dataset) -> None:
-    rest, held = live.split(0.25, seed=3)
-    away = set(together(held)[0][:, 0].tolist())
-    for seed in (None, 1, 2):
-        kept = set(together(rest, seed=seed)[0][:, 0].tolist())
-        assert not kept & away
-        assert kept | away == set(X[:, 0].tolist())
-    assert len(rest) + len(held) == ROWS
-    assert 4 <= len(held) <= 14
-    again = live.split(0.25, seed=3)[1]
-    assert torch.equal(together(again)[0], together(held)[0])
-    assert not torch.equal(together(live.split(0.25, seed=4)[1])[0], together(held)[0])
-    inner, deeper = rest.split(0.3, seed=4)
-    assert not set(together(deeper)[0][:, 0].tolist()) & (away | set(together(inner)[0][:, 0].tolist()))
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_have_the_size_asked_for_and_head_the_first_rows(kind: str) -> None:
+    data = make(kind)
+    for seed in (None, 1):
+        assert [len(batch) for batch in data.batches(50, seed=seed)] == [50, 50, 37]
+    assert data.head(1).inputs[0].tolist() == [[0, 0, 0]]
+    assert len(data.head(1000)) == ROWS
 
 
-def test_without_labels_there_are_none_in_any_batch_or_part(live: Dataset) -> None:
-    bare = live.without_labels()
-    for data in (bare, *bare.split(0.25, seed=0)):
-        assert not data.has_labels
-        assert all(batch.labels is None for batch in data.batches(7))
-    assert len(bare) == ROWS
+@pytest.mark.parametrize("kind", KINDS)
+def test_reading_does_not_move_the_random_numbers_of_the_training(kind: str) -> None:
+    data = make(kind)
+    torch.manual_seed(0)
+    expected = torch.rand(4)
+    torch.manual_seed(0)
+    got = [torch.rand(1) for _batch in zip(range(4), data.batches(8, seed=1), strict=False)]
+    torch.testing.assert_close(torch.cat(got), expected)
 
 
-def test_the_fingerprint_changes_with_content_and_only_with_it(live: Dataset) -> None:
-    assert live.fingerprint() == live.fingerprint()
-    rest, held = live.split(0.25, seed=3)
-    other = live.split(0.25, seed=5)[1]
-    assert len({data.fingerprint() for data in (live, rest, held, other, live.without_labels())}) == 5
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fingerprint_stands_for_values_in_their_order(kind: str) -> None:
+    data = make(kind)
+    assert data.fingerprint() == make(kind).fingerprint() == make("tuple").fingerprint()
+    x, labels = table()
+    x[ROWS - 1, 0] += 1
+    assert as_dataset((x, labels), ["x"]).fingerprint() != data.fingerprint()
+    assert data.split(0.1, 0)[0].fingerprint() != data.fingerprint()
 
 
-def test_the_fingerprint_of_arrays_is_that_of_their_bytes_wherever_they_come_from(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x=X.numpy(), labels=Y.numpy())
-    found = load_data(str(tmp_path / "a.npz"), ["x"]).fingerprint()
-    assert found == as_dataset((X, Y), ["x"]).fingerprint()
-    changed = X.clone()
-    changed[-1, -1] += 1
-    assert found != as_dataset((changed, Y), ["x"]).fingerprint()
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_labels_there_are_none(kind: str) -> None:
+    data = make(kind)
+    bare = data.without_labels()
+    assert not bare.has_labels
+    assert all(batch.labels is None for batch in bare.batches(30, seed=1))
+    assert data.has_labels
+    assert data.head(1).labels is not None
 
 
-def test_a_loader_that_draws_a_part_of_its_data_set_gives_that_part_only() -> None:
-    loader = DataLoader(Counted(), batch_size=4, sampler=SubsetRandomSampler([30, 2, 17]))
-    assert together(as_dataset(loader, ["x"]))[0][:, 0].tolist() == [10, 85, 150]
+def test_a_change_to_a_batch_does_not_change_the_data() -> None:
+    data = make("tuple")
+    for batch in data.batches(ROWS):
+        batch.inputs[0].zero_()
+    assert numbers(data) == list(range(ROWS))
 
 
-def test_a_loader_keeps_its_own_way_of_putting_examples_together() -> None:
-    def double(examples: list[Any]) -> Any:
-        x, y = torch.utils.data.default_collate(examples)
-        return 2 * x, y
-
-    for source in (Counted(), TorchTensorDataset(X, Y)):
-        assert torch.equal(together(as_dataset(DataLoader(source, collate_fn=double), ["x"]))[0], 2 * X)
+def test_kinds_of_data_are_told_apart() -> None:
+    kinds = {kind: type(make(kind)) for kind in KINDS}
+    assert {k for k, t in kinds.items() if t is TensorDataset} == {"tuple", "dict", "numpy", "loader"}
+    assert {k for k, t in kinds.items() if t is MapDataset} == {"dataset", "loader of a dataset"}
+    assert {k for k, t in kinds.items() if t is StreamDataset} == {"batches", "dicts", "function"}
 
 
-def test_a_stream_is_shuffled_across_its_batches_and_not_only_within_them() -> None:
-    first = as_dataset(batches_by_function, ["x"])
-    rows = next(first.batches(4, seed=0)).inputs[0][:, 0] / 5
-    assert float(rows.max()) > 8
+def test_a_loader_with_a_sampler_of_its_own_keeps_it() -> None:
+    x, labels = table()
+    items = torch_data.TensorDataset(x, labels)
+    some = torch_data.DataLoader(items, sampler=torch_data.SubsetRandomSampler([4, 2, 99]), batch_size=2)
+    assert numbers(as_dataset(some, ["x"])) == [4, 2, 99]
+    weights = torch.zeros(ROWS)
+    weights[7] = 1
+    heavy = torch_data.DataLoader(items, sampler=torch_data.WeightedRandomSampler(weights, 5), batch_size=2)
+    assert numbers(as_dataset(heavy, ["x"])) == [7] * 5
 
 
-def test_batches_padded_to_different_lengths_are_given_one_length_at_a_time() -> None:
-    batches = [(torch.full((3, n), n), torch.zeros(3, dtype=torch.long)) for n in (4, 4, 6)]
-    for source in (batches, lambda: iter(batches)):
-        data = as_dataset(source, ["ids"])
-        assert [tuple(batch.inputs[0].shape) for batch in data.batches(5)] == [(5, 4), (1, 4), (3, 6)]
-        assert sum(map(len, data.batches(5, seed=1))) == len(data) == 9
+def test_random_transforms_repeat_with_the_seed() -> None:
+    class Noisy(Squares):
+        def __getitem__(self, place: int) -> tuple[Tensor, int]:
+            return torch.rand(3), 0
+
+    data = as_dataset(Noisy(), ["x"])
+    first, again, other = (next(data.batches(5, seed=seed)).inputs[0] for seed in (1, 1, 2))
+    torch.testing.assert_close(first, again)
+    assert not torch.equal(first, other)
 
 
-def test_a_model_may_write_to_its_input_without_changing_the_data() -> None:
-    x = X.clone()
-    data = as_dataset((x, Y), ["x"])
-    for seed in (None, 0):
-        for batch in data.batches(ROWS, seed=seed):
-            batch.inputs[0].zero_()
-    assert torch.equal(x, X)
+def test_sequences_of_different_lengths_share_no_batch() -> None:
+    lengths = [3, 3, 5, 5, 5, 3]
+    data = as_dataset([torch.zeros(4, length, dtype=torch.int64) for length in lengths], ["tokens"])
+    shapes = [tuple(batch.inputs[0].shape) for batch in data.batches(8)]
+    assert shapes == [(8, 3), (8, 5), (4, 5), (4, 3)]
 
 
-# --- files --------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
-def write_npz(path: Path, **arrays: Any) -> str:
-    np.savez(path, **arrays)
-    return str(path)
+def write(path: Path, arrays: dict[str, Tensor]) -> None:
+    if path.suffix == ".npz":
+        np.savez(path, **{name: x.numpy() for name, x in arrays.items()})
+    elif path.suffix == ".safetensors":
+        save_file({name: x.contiguous() for name, x in arrays.items()}, path)
+    else:
+        torch.save(arrays, path)
 
 
-def test_each_kind_of_file_gives_the_same_examples(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", image=X.numpy(), labels=Y.numpy(), version=np.int64(3))
-    np.savez_compressed(tmp_path / "b.npz", x=X.numpy().astype(">f8"), targets=Y.numpy().astype(np.uint16)[:, None])
-    save_file({"x": X, "label": Y}, tmp_path / "c.safetensors")
-    torch.save({"x": X, "y": Y}, tmp_path / "d.pt")
-    torch.save((X, Y), tmp_path / "e.pth")
-    for name in ("a.npz", "b.npz", "c.safetensors", "d.pt", "e.pth"):
+@pytest.mark.parametrize("ending", [".npz", ".safetensors", ".pt", ".pth"])
+def test_named_arrays_go_to_the_inputs_of_their_names(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"data{ending}"
+    ids, mask, labels = torch.arange(35).reshape(7, 5), torch.ones(7, 5) * 0.5, torch.arange(7.0)
+    write(file, {"mask": mask, "ids": ids, "targets": labels, "extra": torch.zeros(2)})
+    batch = whole(load_data(str(file), ["ids", "mask"]))
+    torch.testing.assert_close(batch.inputs, (ids, mask))
+    torch.testing.assert_close(batch.labels, labels)
+
+
+def test_the_only_array_is_taken_whatever_its_name_and_a_label_key_names_the_labels(tmp_path: Path) -> None:
+    file = tmp_path / "data.npz"
+    np.savez(file, images=np.ones((3, 4), np.float64), digit=np.array([[2], [0], [1]], np.uint8))
+    batch = whole(load_data(str(file), ["input"], label_key="digit"))
+    torch.testing.assert_close(batch.inputs[0], torch.ones(3, 4))
+    torch.testing.assert_close(batch.labels, torch.tensor([2, 0, 1]))
+
+
+def test_an_input_that_is_called_like_labels_is_an_input(tmp_path: Path) -> None:
+    write(tmp_path / "data.npz", {"y": torch.ones(3, 2), "label": torch.arange(3)})
+    batch = whole(load_data(str(tmp_path / "data.npz"), ["y"]))
+    torch.testing.assert_close(batch.inputs[0], torch.ones(3, 2))
+    torch.testing.assert_close(batch.labels, torch.arange(3))
+
+
+def test_npy_and_a_plain_tensor_are_one_input_without_labels(tmp_path: Path) -> None:
+    x = np.arange(14, dtype=">f8").reshape(7, 2)[::-1]
+    np.save(tmp_path / "a.npy", x)
+    torch.save(torch.from_numpy(x.astype(float)), tmp_path / "a.pt")
+    for name in ("a.npy", "a.pt"):
         data = load_data(str(tmp_path / name), ["x"])
-        x, y = together(data)
-        assert x.dtype == torch.float32, name
-        assert y.dtype == torch.int64, name
-        assert torch.equal(x, X), name
-        assert torch.equal(y, Y), name
-    np.save(tmp_path / "f.npy", X.numpy())
-    torch.save(X, tmp_path / "g.pt")
-    for name in ("f.npy", "g.pt"):
-        data = load_data(str(tmp_path / name), ["anything"])
         assert not data.has_labels
-        assert torch.equal(data.head(ROWS).inputs[0], X)
+        torch.testing.assert_close(whole(data).inputs[0], torch.from_numpy(x.astype(np.float32)))
 
 
-def test_arrays_go_to_the_inputs_of_their_names_and_not_in_the_order_of_the_file(tmp_path: Path) -> None:
-    path = write_npz(
-        tmp_path / "two.npz", mask=np.ones((3, 2), np.int32), ids=np.zeros((3, 2), np.int16), extra=np.ones(3)
+def test_code_gives_anything_that_python_could_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("compressor_converters.arch")
+    (tmp_path / "my_batches.py").write_text(
+        "import torch\n"
+        "def pair():\n    return torch.ones(5, 2), torch.arange(5)\n"
+        "def generator():\n    for i in range(3):\n        yield torch.full((4, 2), float(i)), torch.zeros(4)\n"
     )
-    ids, mask = load_data(path, ["ids", "mask"]).head(3).inputs
-    assert (ids.dtype, mask.dtype) == (torch.int64, torch.int32)
-    assert int(ids.sum()) == 0
-    assert int(mask.sum()) == 6
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data("my_batches:pair", ["x"])) == 5
+    data = load_data("my_batches.py:generator", ["x"])
+    assert numbers(data) == numbers(data) == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_an_input_called_like_labels_is_an_input(tmp_path: Path) -> None:
-    path = write_npz(tmp_path / "y.npz", y=X.numpy(), scores=Y.numpy())
-    data = load_data(path, ["y"], label_key="scores")
-    assert torch.equal(together(data)[0], X)
-    assert torch.equal(together(data)[1], Y)
-    assert not load_data(write_npz(tmp_path / "x.npz", y=X.numpy()), ["y"]).has_labels
-
-
-def test_bytes_are_kept_as_bytes_and_nothing_is_scaled_unless_asked_for(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 5), dtype=np.uint8)
-    path = write_npz(tmp_path / "images.npz", x=pixels)
-    plain = load_data(path, ["x"])
-    assert isinstance(plain, TensorDataset)
-    assert plain.inputs[0].dtype == torch.uint8
-    torch.testing.assert_close(plain.head(7).inputs[0], torch.from_numpy(pixels).float())
-    for text, mean, std in (("0.1,0.3", 0.1, 0.3), ("0.1,0.2,0.3,0.4", [[[0.1]], [[0.2]]], [[[0.3]], [[0.4]]])):
-        expected = (pixels / 255.0 - np.array(mean)) / np.array(std)
-        found = load_data(path, ["x"], normalize=text).head(7).inputs[0]
-        torch.testing.assert_close(found, torch.from_numpy(expected).float())
-    floats = write_npz(tmp_path / "floats.npz", x=pixels.astype(np.float64))
-    expected = torch.from_numpy((pixels - 0.1) / 0.3).float()
-    torch.testing.assert_close(load_data(floats, ["x"], normalize="0.1,0.3").head(7).inputs[0], expected)
+# --- conversion -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("have", "wanted"), [((3, 5), (1, 3, 5)), ((1, 3, 5), (3, 5)), ((30,), (2, 3, 5)), ((2, 3, 5), (30,))]
-)
-def test_examples_take_the_shape_that_the_model_wants(
-    have: tuple[int, ...], wanted: tuple[int, ...], tmp_path: Path
-) -> None:
-    x = torch.randn(7, *have)
-    found = load_data(write_npz(tmp_path / "a.npz", x=x.numpy()), ["x"], image_shape=wanted).head(7).inputs[0]
-    assert torch.equal(found, x.reshape(7, *wanted))
+    ("given", "becomes"),
+    [
+        (np.uint8, torch.float32), (np.float64, torch.float32), (np.float16, torch.float32),
+        (np.int64, torch.int64), (np.int32, torch.int32), (np.int16, torch.int64), (np.uint16, torch.int64),
+        (np.bool_, torch.bool),
+    ],
+)  # fmt: skip
+def test_numbers_become_what_models_compute_with_and_are_not_scaled(given: type, becomes: torch.dtype) -> None:
+    x = np.array([[0, 1], [1, 1]]).astype(given) * given(1 if given is np.bool_ else 100)
+    got = as_dataset(x, ["x"]).head(2).inputs[0]
+    assert got.dtype == becomes
+    assert got.tolist() == x.tolist()
 
 
-def test_channels_that_come_last_are_moved_and_never_folded(tmp_path: Path) -> None:
-    x = torch.randn(7, 3, 5, 2)
-    path = write_npz(tmp_path / "a.npz", x=x.numpy())
-    assert torch.equal(load_data(path, ["x"], image_shape=(2, 3, 5)).head(7).inputs[0], x.permute(0, 3, 1, 2))
-    with pytest.raises(CompressorError, match=r"shape \(3, 5, 2\); --input-shape asks for \(5, 3, 2\)"):
-        load_data(path, ["x"], image_shape=(5, 3, 2))
+def test_normalize_divides_8_bit_images_by_255_and_takes_floats_as_they_are(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 5, 7), np.uint8)
+    np.savez(tmp_path / "eight.npz", x=images)
+    np.savez(tmp_path / "float.npz", x=(images / 255).astype(np.float32))
+    expected = torch.from_numpy((images / 255 - 0.1307) / 0.3081).float()
+    for name in ("eight", "float"):
+        got = whole(load_data(str(tmp_path / f"{name}.npz"), ["x"], normalize="0.1307,0.3081")).inputs[0]
+        torch.testing.assert_close(got, expected)
 
 
-def write_idx(path: Path, array: np.ndarray[Any, Any]) -> None:
-    head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.compress(head + array.tobytes()))
+def test_normalize_by_channel_takes_each_channel_by_its_own(tmp_path: Path) -> None:
+    x = torch.rand(5, 3, 4, 4)
+    write(tmp_path / "x.npz", {"x": x})
+    got = whole(load_data(str(tmp_path / "x.npz"), ["x"], normalize="1,2,3,4,5,6")).inputs[0]
+    for channel in range(3):
+        torch.testing.assert_close(got[:, channel], (x[:, channel] - (channel + 1)) / (channel + 4))
 
 
-def test_idx_images_come_with_the_labels_beside_them(tmp_path: Path) -> None:
-    pixels = np.arange(7 * 3 * 5, dtype=np.uint8).reshape(7, 3, 5)
-    write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", pixels)
-    write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", np.arange(7, dtype=np.uint8))
-    x, y = together(load_data(str(tmp_path / "t10k-images-idx3-ubyte.gz"), ["x"]))
-    assert torch.equal(x, torch.from_numpy(pixels).float()[:, None])
-    assert y.tolist() == list(range(7))
+@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 5, 7, 1), (3, 35), (3, 1, 5, 7)])
+def test_images_are_brought_to_the_shape_of_the_input(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    x = np.arange(105, dtype=np.uint8).reshape(shape)
+    np.save(tmp_path / "x.npy", x)
+    got = whole(load_data(str(tmp_path / "x.npy"), ["x"], image_shape=(1, 5, 7))).inputs[0]
+    torch.testing.assert_close(got, torch.arange(105.0).reshape(3, 1, 5, 7))
 
 
-def test_mnist_is_read_whole(data_folder: Path) -> None:
-    data = load_data(str(data_folder / "mnist" / "t10k-images-idx3-ubyte.gz"), ["x"], normalize="0.1307,0.3081")
-    assert len(data) == 10_000
-    x, y = together(data, 1000)
-    assert x.shape == (10_000, 1, 28, 28)
-    assert y[:7].tolist() == [7, 2, 1, 0, 4, 1, 4]
-    assert torch.bincount(y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert float(x.min()) == pytest.approx(-0.1307 / 0.3081, rel=1e-6)
+def test_colours_that_come_last_are_turned_not_folded(tmp_path: Path) -> None:
+    x = torch.arange(2 * 4 * 6 * 3, dtype=torch.uint8).reshape(2, 4, 6, 3)
+    np.save(tmp_path / "x.npy", x.numpy())
+    got = whole(load_data(str(tmp_path / "x.npy"), ["x"], image_shape=(3, 4, 6))).inputs[0]
+    torch.testing.assert_close(got, x.movedim(3, 1).float())
 
 
-def test_code_named_in_the_option_gives_the_data(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "import torch\n"
-        "X, Y = torch.arange(30.).reshape(10, 3), torch.arange(10)\n"
-        "def batches():\n    for i in range(0, 10, 4):\n        yield X[i:i+4], Y[i:i+4]\n"
-        "def arrays():\n    return {'x': X, 'labels': Y}\n"
-        "def broken():\n    return 7\n"
-    )
-    for name in ("batches", "arrays"):
-        data = load_data(f"{tmp_path}/mine.py:{name}", ["x"], normalize="1,2")
-        for _ in range(2):
-            x, y = together(data)
-            assert torch.equal(x, (torch.arange(30.0).reshape(10, 3) - 1) / 2)
-            assert y.tolist() == list(range(10))
-    with pytest.raises(CompressorError, match=r"mine\.py:broken: cannot be int"):
-        load_data(f"{tmp_path}/mine.py:broken", ["x"])
+# --- folders of images ----------------------------------------------------------------------------
 
 
-# --- folders of images --------------------------------------------------------------------------
-
-
-def write_image(path: Path, pixels: np.ndarray[Any, Any]) -> None:
-    image = pytest.importorskip("PIL.Image")
+def image(path: Path, value: int, size: tuple[int, int] = (7, 5), mode: str = "L") -> None:
+    images = pytest.importorskip("PIL.Image")
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.fromarray(pixels).save(path)
+    images.new(mode, size, value if mode == "L" else (value, 0, 1)).save(path)
 
 
-def test_images_by_class_are_numbered_by_the_order_of_names_and_classes_take_turns(tmp_path: Path) -> None:
-    for number, name in enumerate(("ant", "bee")):
-        for i in range(3 - number):
-            write_image(tmp_path / name / f"{i}.png", np.full((3, 5, 3), 100 * number + i, np.uint8))
-    x, y = together(load_data(str(tmp_path), ["pixels"]))
-    assert x.shape == (5, 3, 3, 5)
-    assert x[:, 0, 0, 0].tolist() == [0, 100, 1, 101, 2]
-    assert y.tolist() == [0, 1, 0, 1, 0]
-
-
-def test_channels_and_rows_of_an_image_land_where_the_model_expects_them(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
-    write_image(tmp_path / "one.png", pixels)
-    data = load_data(str(tmp_path), ["pixels"])
-    assert not data.has_labels
-    assert torch.equal(data.head(1).inputs[0][0], torch.from_numpy(pixels).permute(2, 0, 1).float())
-    grey = load_data(str(tmp_path), ["pixels"], image_shape=(1, 6, 10)).head(1).inputs[0]
-    assert grey.shape == (1, 1, 6, 10)
-
-
-def test_images_of_different_size_are_refused_unless_a_size_is_given(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", np.zeros((3, 5), np.uint8))
-    write_image(tmp_path / "b.png", np.zeros((4, 5), np.uint8))
-    with pytest.raises(CompressorError, match=r"b\.png: is 5×4, a\.png is 5×3; say the size: --input-shape 1,1,3,5"):
-        load_data(str(tmp_path), ["x"])
-    assert load_data(str(tmp_path), ["x"], image_shape=(1, 3, 5)).head(2).inputs[0].shape == (2, 1, 3, 5)
-
-
-def test_folders_that_are_no_data_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty" / "ant").mkdir(parents=True)
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
-    write_image(tmp_path / "deep" / "a.png", np.zeros((3, 5), np.uint16))
-    write_image(tmp_path / "both" / "ant" / "a.png", np.zeros((3, 5), np.uint8))
-    write_image(tmp_path / "both" / "b.png", np.zeros((3, 5), np.uint8))
-    for name, said in {
-        "empty": "class without images",
-        "empty/ant": "no images",
-        "broken": "a.png: cannot be read as an image",
-        "deep": "more than 8 bits",
-        "both": "both images",
-    }.items():
-        with pytest.raises(CompressorError, match=said):
-            load_data(str(tmp_path / name), ["x"])
-
-
-# --- small and wide ----------------------------------------------------------------------------
-
-
-def test_a_stream_of_one_batch_is_split_by_example() -> None:
-    rest, held = StreamDataset(lambda: iter([Batch((X,), Y)])).split(0.1, 0)
-    assert (len(rest), len(held)) == (33, 4)
-
-
-def test_models_with_several_inputs_take_tuples_with_or_without_labels() -> None:
-    two = (X, -X)
-    for value in ((*two, Y), (two, Y), [(two, Y)], {"a": X, "b": -X, "labels": Y}, ({"b": -X, "a": X}, Y)):
-        batch = as_dataset(value, ["a", "b"]).head(3)
-        assert torch.equal(batch.inputs[1], -X[:3])
+def test_a_folder_of_images_is_labelled_by_its_class_folders(tmp_path: Path) -> None:
+    for name, value in (("b/1.png", 10), ("b/0.png", 20), ("a/9.png", 30)):
+        image(tmp_path / name, value)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    data = load_data(str(tmp_path), ["x"])
+    for _ in range(2):  # decoded, and kept
+        batch = whole(data)
         assert batch.labels is not None
-    assert as_dataset(two, ["a", "b"]).head(3).labels is None
+        assert batch.labels.tolist() == [0, 1, 1]
+        assert batch.inputs[0].shape == (3, 1, 5, 7)
+        assert batch.inputs[0][:, 0, 0, 0].tolist() == [30, 20, 10]
+    rest, back = data.split(0.4, 0)
+    assert len(rest) == 2
+    assert len(back) == 1
+
+
+def test_loose_images_have_no_labels_and_colour_has_three_channels(tmp_path: Path) -> None:
+    image(tmp_path / "1.png", 9, mode="RGB")
+    data = load_data(str(tmp_path), ["x"])
+    assert not data.has_labels
+    assert whole(data).inputs[0][0, :, 0, 0].tolist() == [9, 0, 1]
+
+
+def test_images_of_different_size_are_refused_or_resized_to_the_input(tmp_path: Path) -> None:
+    image(tmp_path / "a" / "1.png", 10)
+    image(tmp_path / "a" / "2.png", 20, (9, 9))
+    with pytest.raises(CompressorError, match=r"2.png: is 9x9, the first image 7x5; .*--input-shape"):
+        whole(load_data(str(tmp_path), ["x"]))
+    got = whole(load_data(str(tmp_path), ["x"], image_shape=(3, 4, 6))).inputs[0]
+    assert got.shape == (2, 3, 4, 6)
+    assert got[:, 2, 3, 5].tolist() == [10, 20]
+
+
+def test_folders_that_are_no_class_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompressorError, match="holds no images"):
+        load_data(str(tmp_path), ["x"])
+    (tmp_path / "empty").mkdir()
+    image(tmp_path / "full" / "1.png", 1)
+    with pytest.raises(CompressorError, match="class folder 'empty' holds no images"):
+        load_data(str(tmp_path), ["x"])
+    (tmp_path / "empty" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 30)
+    with pytest.raises(CompressorError, match=r"broken.png: is not an image"):
+        load_data(str(tmp_path), ["x"])
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+def refusals(folder: Path) -> Iterator[tuple[str, dict, str]]:
+    x = np.ones((3, 2), np.float32)
+    bad = x.copy()
+    bad[2, 1] = np.nan
+    np.savez(folder / "good.npz", x=x, labels=np.arange(3))
+    np.savez(folder / "names.npz", a=x, b=x)
+    np.savez(folder / "rows.npz", x=x, labels=np.arange(4))
+    np.savez(folder / "labels.npz", labels=np.arange(4))
+    np.savez(folder / "both.npz", x=x, labels=np.arange(3), y=np.arange(3))
+    np.savez(folder / "nan.npz", x=bad)
+    np.savez(folder / "empty.npz", x=x[:0])
+    np.savez(folder / "text.npz", x=np.array(["a", "b"]))
+    np.savez(folder / "objects.npz", x=np.array([{}, {}], dtype=object))
+    np.save(folder / "objects.npy", np.array([{}, {}], dtype=object))
+    np.save(folder / "number.npy", np.float32(3))
+    np.savez(folder / "tokens.npz", x=np.ones((3, 2), np.int64))
+    (folder / "garbage.npz").write_bytes(b"PK\x03\x04 nothing of the kind")
+    (folder / "garbage.safetensors").write_bytes(b"nothing of the kind")
+    (folder / "garbage.pt").write_bytes(b"nothing of the kind")
+    (folder / "pickled.pt").write_bytes(pickle.dumps(pytest.raises))
+    (folder / "table.csv").write_text("1,2\n")
+    (folder / "images.gz").write_bytes(gzip.compress(b"0"))
+    yield "missing.npz", {}, "no such file"
+    yield "table.csv", {}, r"files ending in '.csv' are not read; give .npz, .npy"
+    yield "images.gz", {}, r"files ending in '.gz' are not read"
+    yield "names.npz", {}, "the model's inputs are x; it holds a, b"
+    yield "rows.npz", {}, "rows differ: 'x' has 3, 'labels' has 4"
+    yield "labels.npz", {}, "the model's inputs are x; it holds labels"
+    yield "both.npz", {}, "holds labels and y: say which are the labels"
+    yield "good.npz", {"label_key": "digit"}, "no array 'digit' for the labels; it holds labels, x"
+    yield "number.npy", {"label_key": "digit"}, "label key 'digit' was given, but the arrays have no names"
+    yield "nan.npz", {}, "'x' holds NaN or infinity, first in row 2"
+    yield "empty.npz", {}, "holds no examples"
+    yield "text.npz", {}, "'x' holds <U1"
+    yield "objects.npz", {}, "holds Python objects"
+    yield "objects.npy", {}, "holds Python objects"
+    yield "number.npy", {}, "'x' is a single number"
+    yield "garbage.npz", {}, "cannot be read"
+    yield "garbage.safetensors", {}, "is not a safetensors file"
+    yield "garbage.pt", {}, "holds more than tensors|cannot be read"
+    yield "pickled.pt", {}, "holds more than tensors"
+    yield "good.npz", {"normalize": "0.5"}, "normalize '0.5': write MEAN,STD"
+    yield "good.npz", {"normalize": "0.5,0"}, "each std above 0"
+    yield "good.npz", {"normalize": "1,1,1,2,2,2"}, "normalize has 3 means, the inputs are"
+    yield "tokens.npz", {"normalize": "0,1"}, "no input is 8-bit or floating"
+
+
+def test_what_does_not_fit_is_one_clear_line_that_names_the_file(tmp_path: Path) -> None:
+    for name, options, said in refusals(tmp_path):
+        with pytest.raises(CompressorError, match=said) as caught:
+            load_data(str(tmp_path / name), ["x"], **options)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (iter([torch.ones(2, 2)]), "can be read only once"),
+        (3, "a int is not data"),
+        ([], "gives no batches"),
+        ((torch.ones(2), torch.ones(2), torch.ones(2)), r"holds 3 arrays, the model takes 1 \(x\)"),
+        ([torch.full((2, 2), float("inf"))], "'x' holds NaN or infinity"),
+        ((torch.ones(2, 2), ["a", "b"]), "'labels' holds <U1"),
+        (("weights", torch.ones(2)), "'x' is a str, not an array"),
+        (torch.ones(2, 2).to_sparse(), "'x' is sparse"),
+        ((torch.ones(1, 2), torch.ones(1)), "too few to hold a part back"),
+        ([torch.ones(1, 2)], "too few to hold a part back"),
+    ],
+)
+def test_python_data_that_does_not_fit_is_refused_in_one_line(value: object, said: str) -> None:
+    with pytest.raises(CompressorError, match=said):
+        as_dataset(value, ["x"]).split(0.5, 0)
+
+
+def test_nan_is_found_far_down_and_its_row_named() -> None:
+    x = torch.zeros(9001)
+    x[8500] = float("nan")
+    with pytest.raises(CompressorError, match="'x' holds NaN or infinity, first in row 8,500"):
+        as_dataset(x, ["x"])
+
+
+def test_a_function_that_gives_the_same_iterator_twice_is_found_out() -> None:
+    once = iter([torch.ones(2, 2)] * 3)
+    data = as_dataset(lambda: once, ["x"])
+    with pytest.raises(CompressorError, match="gave batches once only"):
+        list(data.batches(2)), list(data.batches(2))
+
+
+def test_the_real_lenet_finds_0_95_percent_of_the_test_digits_hard(data_folder: Path, tmp_path: Path) -> None:
+    """Kept here because it reads real files: uint8 images in, a published figure out."""
+    from torch import nn
+
+    from compressor.measure import evaluate
+
+    def read(name: str, skip: int) -> np.ndarray:
+        return np.frombuffer(gzip.decompress((data_folder / "mnist" / name).read_bytes())[skip:], np.uint8)
+
+    names = sorted(path.name for path in (data_folder / "mnist").glob("t10k*"))
+    images = read(next(n for n in names if "images" in n), 16).reshape(-1, 28, 28)
+    labels = read(next(n for n in names if "labels" in n), 8)
+    np.savez(tmp_path / "mnist.npz", pixels=images, labels=labels)
+    parts = [nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten()]
+    net = nn.Sequential(*parts, nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
+    weights = torch.load(data_folder / "lenet_caffe" / "lenet_state_dict.pt", weights_only=True)
+    net.load_state_dict(dict(zip(net.state_dict(), weights.values(), strict=True)))
+    std = 256 / 255  # x/255/std = x/256, as Caffe trained it
+    data = load_data(str(tmp_path / "mnist.npz"), ["x"], normalize=f"0,{std}", image_shape=(1, 28, 28))
+    found = evaluate(lambda inputs: net(*inputs), data, "error")
+    assert found.examples == 10_000
+    assert found.value == pytest.approx(0.0095)

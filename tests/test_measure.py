@@ -1,21 +1,24 @@
-"""Measuring against counts by hand, against plain torch, and against a second runtime."""
+"""Measuring: counts against arithmetic, timing against known waits, quality against the formula."""
 
 from __future__ import annotations
 
+import copy
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compressor import measure
-from compressor.data import Dataset, TensorDataset
+from compressor.data import as_dataset
 from compressor.errors import CompressorError
 from compressor.layers import LayerConfig, StructuredLayer
 from compressor.measure import (
+    check_metric,
     count_macs,
     count_params,
     evaluate,
@@ -29,280 +32,306 @@ from compressor.measure import (
 
 
 class Diagonal(StructuredLayer):
-    """The plainest structured layer: one number for each output, two seeds, and its own count of multiply-adds."""
+    """A layer that says it costs 7 multiply-adds, written with a matrix product of many more."""
 
     method = "diagonal"
     Config = LayerConfig
 
-    def __init__(self, in_features: int, out_features: int, **options: object) -> None:
-        super().__init__(in_features, out_features, bias=False)
-        self.diagonal = nn.Parameter(torch.randn(out_features))
-        self.register_buffer("signs", torch.ones(out_features), persistent=False)
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.scale = nn.Parameter(torch.ones(in_features))
+        self.inner: nn.Module = nn.Identity()
+        self.register_buffer("drawn", torch.ones(100), persistent=False)
+
+    def transform(self, x: Tensor) -> Tensor:
+        return self.inner(x @ torch.diag(self.scale))
+
+    def macs(self) -> int:
+        return 7
 
     @property
     def seeds(self) -> int:
         return 2
 
-    def transform(self, x: Tensor) -> Tensor:
-        return x @ torch.diag(self.diagonal * self.signs)
-
-    def macs(self) -> int:
-        return self.out_features
-
     @classmethod
-    def from_dense(cls, *arguments: object) -> Diagonal:
+    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Any) -> Any:
         raise NotImplementedError
 
     @classmethod
-    def config_for_params(cls, *arguments: object) -> LayerConfig:
+    def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
         raise NotImplementedError
 
 
-def structured(width: int) -> StructuredLayer:
-    return Diagonal(width, width)
+# --- counts ---------------------------------------------------------------------------------------
 
 
-def test_tied_parameters_count_once_and_temporary_buffers_not_at_all() -> None:
-    net = nn.Sequential(nn.Linear(7, 7, bias=False), nn.Linear(7, 7, bias=False), nn.BatchNorm1d(3))
-    net[1].weight = net[0].weight
-    net.register_buffer("scratch", torch.zeros(1000), persistent=False)
-    assert count_params(net) == 7 * 7 + (2 * 3 + 2 * 3 + 1)
+def test_stored_numbers_are_parameters_persistent_buffers_and_seeds_with_tied_ones_once() -> None:
+    shared = nn.Linear(5, 5)
+    model = nn.Sequential(shared, nn.BatchNorm1d(5), shared, Diagonal(5, 5))
+    model[1].register_buffer("not_stored", torch.zeros(9), persistent=False)
+    model.append(nn.Linear(5, 5, bias=False))
+    model[4].weight = shared.weight
+    assert count_params(model) == (25 + 5) + (5 + 5) + (5 + 5 + 1) + (5 + 2)
 
 
-def test_a_structured_layer_counts_what_it_stores_seeds_included() -> None:
-    layer = structured(37)
-    assert count_params(nn.Sequential(layer, nn.Linear(37, 3))) == (37 + 2) + 37 * 3 + 3
-    assert count_params(nn.ModuleList([layer, layer])) == layer.params() == 37 + 2
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+class Vectors(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.ones(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.matrix @ row for row in x])
+
+
+COUNTED = {
+    "linear": (nn.Linear(7, 11), (7,), 77),
+    "linear on tokens": (nn.Linear(7, 11), (13, 7), 13 * 77),
+    "convolution": (nn.Conv2d(3, 5, 3, padding=1), (3, 9, 11), 9 * 11 * 27 * 5),
+    "strided groups": (nn.Conv2d(4, 6, 3, stride=2, groups=2), (4, 9, 9), 4 * 4 * 6 * 2 * 9),
+    "bilinear attention": (Attention(), (2, 5, 8), 2 * 2 * 5 * 5 * 8),
+    "products with vectors": (Vectors(), (3,), 15),
+    "encoder": (nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), (5, 16), 5 * 2048 + 2 * 5 * 5 * 16),
+    "lstm": (nn.LSTM(16, 7, batch_first=True), (5, 16), 5 * 4 * 7 * (16 + 7)),
+    "gru": (nn.GRU(3, 5, batch_first=True), (4, 3), 4 * 3 * 5 * (3 + 5)),
+    "activations and norms": (nn.Sequential(nn.ReLU(), nn.BatchNorm1d(3)), (3,), 0),
+    "structured": (Diagonal(7, 7), (13, 7), 13 * 7),
+    "structured between": (nn.Sequential(nn.Linear(3, 7), Diagonal(7, 7), nn.Linear(7, 2)), (3,), 21 + 7 + 14),
+}
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_macs_of_convolution_and_dense_maps_are_those_counted_by_hand(device: str, rows: int) -> None:
-    with torch.device(device):
-        net = nn.Sequential(nn.Conv2d(2, 5, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 3 * 4, 11))
-        x = torch.zeros(rows, 2, 7, 9)
-    assert count_macs(net, (x,)) == 5 * 2 * 9 * (3 * 4) + 5 * 3 * 4 * 11
+@pytest.mark.parametrize("name", COUNTED)
+def test_macs_are_those_of_the_arithmetic_per_example_whatever_the_batch(name: str, device: str) -> None:
+    model, shape, macs = COUNTED[name]
+    model = copy.deepcopy(model).to(device)
+    for rows in (1, 3):
+        assert count_macs(model, (torch.ones(rows, *shape, device=device),)) == macs
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_macs_of_attention_are_those_of_its_matrix_products(device: str) -> None:
-    tokens, width = 5, 12
-    with torch.device(device):
-        net = nn.TransformerEncoderLayer(width, 4, dim_feedforward=17, batch_first=True)
-        x = torch.zeros(3, tokens, width)
-    projections = tokens * (4 * width * width + 2 * width * 17)
-    assert count_macs(net.eval(), (x,)) == projections + 2 * tokens * tokens * width
-    assert count_macs(net.train(), (x,)) == projections + 2 * tokens * tokens * width
-    assert net.training
-    assert net.dropout.training
+def test_a_structured_layer_inside_another_belongs_to_the_outer_one() -> None:
+    outer = Diagonal(7, 7)
+    outer.inner = Diagonal(7, 7)
+    assert count_macs(outer, (torch.ones(3, 7),)) == 7
 
 
-def test_macs_of_a_recurrent_network_count_each_step() -> None:
-    net = nn.LSTM(5, 7, batch_first=True)
-    assert count_macs(net, (torch.zeros(2, 3, 5),)) == 3 * 4 * 7 * (5 + 7)
+def test_counting_leaves_the_model_and_torch_as_they_were() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(), Diagonal(3, 3))
+    model.train()
+    model[2].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    count_macs(model, (torch.ones(3, 3),))
+    assert [module.training for module in model] == [True, True, False, True]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+    assert not model[3]._forward_hooks
+    assert torch.backends.mkldnn.enabled
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_structured_layer_counts_its_own_macs_for_each_row(device: str) -> None:
-    with torch.device(device):
-        layer = structured(37)
-        net = nn.Sequential(nn.Linear(5, 37), layer, layer, nn.Linear(37, 3))
-        x = torch.zeros(4, 11, 5)
-    assert count_macs(net, (x,)) == 11 * (5 * 37 + 2 * 37 + 37 * 3)
+# --- speed ----------------------------------------------------------------------------------------
 
 
-def test_counting_leaves_the_model_as_it_was() -> None:
-    net = nn.Sequential(structured(9), nn.BatchNorm1d(9)).train()
-    x = torch.randn(3, 9)
-    before = net(x)
-    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    count_macs(net, (x[:1],))
-    assert net.training
-    for name, tensor in net.state_dict().items():
-        assert torch.equal(tensor, state[name]), name
-    torch.testing.assert_close(net(x), before)
+class Clock:
+    """Time that passes only in the calls that are timed, so that figures are exact."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 0
+        self.order: list[str] = []
+        monkeypatch.setattr(time, "perf_counter_ns", lambda: self.now_ns)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now_ns / 1e9)
+
+    def run(self, name: str, *milliseconds: float) -> Callable[[], None]:
+        """A call that takes these times, the last one for ever."""
+        left = list(milliseconds)
+
+        def call() -> None:
+            self.order.append(name)
+            self.now_ns += round(1e6 * (left.pop(0) if len(left) > 1 else left[0]))
+
+        return call
 
 
-def test_candidates_are_called_in_turn_equally_often_and_none_always_first() -> None:
-    calls: list[str] = []
-    found = latencies({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=0.0, min_rounds=8)
-    rounds = ["".join(calls[i : i + 2]) for i in range(0, len(calls), 2)]
-    assert set(rounds) == {"ab", "ba"}
-    assert rounds[-8:].count("ab") == 4
-    assert {name: latency.rounds for name, latency in found.items()} == {"a": 8, "b": 8}
-    assert len(rounds) > 8, "there was no warm-up"
+def test_candidates_are_timed_alternately(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    found = latencies({"a": clock.run("a", 3), "b": clock.run("b", 5)}, seconds=0, min_rounds=4)
+    assert [found[name].median_ms for name in "ab"] == [3, 5]
+    assert {latency.rounds for latency in found.values()} == {4}
+    timed = "".join(clock.order).removeprefix("aaaabbbb")
+    assert timed == "abbaabba"
+    assert latencies({}, seconds=1) == {}
 
 
-def test_median_and_spread_are_those_of_the_calls_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    took = iter([50.0] * measure._WARM_UP_ROUNDS + [0.001 * n for n in range(1, 12)])
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
-
-    def run() -> None:
-        clock[0] += next(took)
-
-    found = latencies({"a": run}, seconds=0.0, min_rounds=11)["a"]
-    assert (found.p10_ms, found.median_ms, found.p90_ms) == pytest.approx((2.0, 6.0, 10.0))
+def test_percentiles_are_over_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    times = [10.0 + i for i in range(11)]
+    found = latencies({"a": clock.run("a", 9, 9, 9, 9, *times)}, seconds=0, min_rounds=11)["a"]
+    assert (found.p10_ms, found.median_ms, found.p90_ms) == (11, 15, 19)
 
 
-def test_timing_goes_on_for_the_seconds_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
-
-    def run() -> None:
-        clock[0] += 0.25
-
-    assert latencies({"a": run}, seconds=10.0, min_rounds=2)["a"].rounds == 40
+def test_what_is_slow_only_at_first_or_after_another_is_timed_as_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    cold_first = [90.0, 0.5, 0.5, 0.5, *[8.0, 0.5, 0.5, 0.5, 0.5] * 3]  # found out, then turns of 1 + 4 calls
+    found = latencies({"a": clock.run("a", *cold_first), "b": clock.run("b", 3)}, seconds=0, min_rounds=3)["a"]
+    assert found.p90_ms == 0.5
 
 
-def test_one_thread_is_one_thread_and_gives_back_what_was_there() -> None:
+def test_timing_goes_on_for_the_time_given_and_at_least_the_rounds_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    runs = {"a": clock.run("a", 10), "b": clock.run("b", 40)}
+    assert latencies(runs, seconds=1, min_rounds=2)["a"].rounds == 20
+    assert latencies(runs, seconds=0, min_rounds=2)["a"].rounds == 2
+
+
+def test_one_thread_is_set_back() -> None:
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
-@pytest.fixture
-def subtraction(tmp_path: Path) -> Path:
-    text = (
-        '<ir_version: 8, opset_import: ["" : 18]> g (float[n, 3] b, float[n, 3] a) => (float[n, 3] c) { c = Sub(b, a) }'
-    )
-    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
-    return tmp_path / "model.onnx"
+def test_stock_onnxruntime_gives_what_torch_gives_inputs_in_order(tmp_path: Path) -> None:
+    class Difference(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Linear(5, 3)
 
+        def forward(self, zebra: Tensor, apple: Tensor) -> tuple[Tensor, Tensor]:
+            return self.map(zebra) - apple, 2 * apple
 
-def test_onnxruntime_takes_the_inputs_in_the_order_of_the_file(subtraction: Path) -> None:
-    first, second = torch.randn(5, 3), torch.randn(5, 3, requires_grad=True)
-    (found,) = run_ort(ort_session(subtraction), (first, second.T.contiguous().T))
-    torch.testing.assert_close(torch.from_numpy(found), (first - second).detach())
-    with pytest.raises(ValueError, match=r"takes 2 inputs \(b, a\), 1 were given"):
-        run_ort(ort_session(subtraction), (first,))
-
-
-def test_the_session_runs_on_the_processor_with_the_threads_asked_for_and_does_not_spin(subtraction: Path) -> None:
-    session = ort_session(subtraction)
-    options = session.get_session_options()
+    model, path = Difference().eval(), tmp_path / "model.onnx"
+    inputs = (torch.randn(5, 7).T, torch.randn(7, 3, requires_grad=True))
+    torch.onnx.export(model, inputs, path, dynamo=True, verbose=False)
+    session = ort_session(path)
     assert session.get_providers() == ["CPUExecutionProvider"]
-    assert options.intra_op_num_threads == 1
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    assert ort_session(subtraction, threads=2).get_session_options().intra_op_num_threads == 2
-    with pytest.raises(CompressorError, match=r"nothing\.onnx"):
-        ort_session(subtraction.with_name("nothing.onnx"))
+    assert session.get_session_options().intra_op_num_threads == 1
+    got = run_ort(session, inputs)
+    torch.testing.assert_close(torch.from_numpy(got[0]), model(*inputs)[0].detach())
+    assert len(got) == 2
+    with pytest.raises(ValueError, match=r"2 inputs \(zebra, apple\), 1 were given"):
+        run_ort(session, inputs[:1])
 
 
-@pytest.mark.parametrize("wrap", [list, tuple, lambda pair: {"loss": torch.zeros(()), "out": pair[0], "x": pair[1]}])
-def test_the_main_output_is_the_first_tensor(wrap: type) -> None:
-    one, two = torch.ones(3), torch.zeros(3)
-    assert first_output(wrap([one, two])) is one
-    assert first_output({"hidden": two, "logits": one}) is one
-    with pytest.raises(CompressorError, match="no tensor"):
-        first_output({"a": None})
+def test_a_file_that_is_no_onnx_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nothing of the kind")
+    for name, said in (("bad.onnx", "onnxruntime does not load it"), ("none.onnx", "no such file")):
+        with pytest.raises(CompressorError, match=f"{name}: {said}") as caught:
+            ort_session(tmp_path / name)
+        assert "\n" not in str(caught.value)
 
 
-def labelled(outputs: Tensor, labels: Tensor) -> Dataset:
-    return TensorDataset([outputs], labels)
+# --- quality --------------------------------------------------------------------------------------
+
+Y = torch.randn(137, 7, generator=torch.Generator().manual_seed(0))
+CLASSES = torch.arange(137) % 7
+VALUES = torch.randn(137, 7, generator=torch.Generator().manual_seed(1))
+HIT = (Y.argmax(1) == CLASSES).double().mean().item()
+RANK = (Y.gather(1, CLASSES[:, None]) < Y).sum(1)
 
 
-def same(inputs: tuple[Tensor, ...]) -> Tensor:
+def identity(inputs: tuple[Tensor, ...]) -> Tensor:
     return inputs[0]
 
 
-def test_accuracy_is_the_default_for_class_numbers_whatever_the_batch_size() -> None:
-    scores = torch.randn(137, 7)
-    labels = torch.randint(0, 7, (137,))
-    expected = float((scores.argmax(1) == labels).double().mean())
-    for batch_size in (1, 10, 137, 500):
-        found = evaluate(same, labelled(scores, labels), batch_size=batch_size)
-        assert (found.metric, found.higher_is_better, found.examples) == ("accuracy", True, 137)
-        assert found.value == pytest.approx(expected, abs=1e-12)
-    error = evaluate(same, labelled(scores, labels), "error")
-    assert error.value == pytest.approx(1 - expected)
-    assert not error.higher_is_better
-    five = scores.topk(5).indices.eq(labels[:, None]).any(1).double().mean()
-    assert evaluate(same, labelled(scores, labels), "top5").value == pytest.approx(float(five))
-
-
-def test_accuracy_over_positions_leaves_out_the_ignored_ones() -> None:
-    scores = torch.randn(5, 11, 3)
-    labels = scores.argmax(-1)
-    labels[:, ::2] = -100
-    labels[0, 1] = (labels[0, 1] + 1) % 3
-    assert evaluate(same, labelled(scores, labels)).value == pytest.approx(24 / 25)
-    images = scores.movedim(-1, 1)  # classes on axis 1, as in segmentation
-    assert evaluate(same, labelled(images, labels)).value == pytest.approx(24 / 25)
-
-
-def test_the_default_for_other_labels_is_the_squared_error_and_never_of_every_pair() -> None:
-    x, labels = torch.randn(13, 1), torch.randn(13)
-    expected = float((x[:, 0] - labels).square().mean())
-    found = evaluate(same, labelled(x, labels), batch_size=5)
-    assert (found.metric, found.higher_is_better) == ("mse", False)
-    assert found.value == pytest.approx(expected, rel=1e-6)
-    assert evaluate(same, labelled(x, labels), "rmse").value == pytest.approx(math.sqrt(expected), rel=1e-6)
-    mae = float((x[:, 0] - labels).abs().mean())
-    assert evaluate(same, labelled(x, labels), "mae").value == pytest.approx(mae, rel=1e-6)
-
-
-def test_a_metric_of_ones_own_sees_all_outputs_at_once() -> None:
-    def spread(outputs: Tensor, labels: Tensor) -> float:
-        return float((outputs[:, 0] - labels).std())
-
-    spread.higher_is_better = False  # type: ignore[attr-defined]
-    x, labels = torch.randn(13, 1), torch.randn(13)
-    found = evaluate(same, labelled(x, labels), spread, batch_size=5)
-    assert found.value == pytest.approx(float((x[:, 0] - labels).std()))
-    assert (found.metric, found.higher_is_better) == ("spread", False)
-
-
-def test_a_metric_can_be_named_as_code(tmp_path: Path) -> None:
-    (tmp_path / "score.py").write_text("def worst(outputs, labels):\n    return (outputs - labels).abs().max()\n")
-    x, labels = torch.randn(13), torch.randn(13)
-    found = evaluate(same, labelled(x, labels), f"{tmp_path}/score.py:worst", batch_size=5)
-    assert found.value == pytest.approx(float((x - labels).abs().max()))
-
-
 @pytest.mark.parametrize(
-    ("metric", "outputs", "labels", "said"),
+    ("metric", "labels", "value", "higher"),
     [
-        ("acuracy", torch.randn(3, 4), torch.zeros(3, dtype=torch.long), "did you mean 'accuracy'"),
-        ("accuracy", torch.randn(3, 4), torch.randn(3), "one class number to a row"),
-        ("accuracy", torch.randn(3, 1), torch.zeros(3, dtype=torch.long), "one class number to a row"),
-        (None, torch.randn(3, 4), torch.tensor([0, 1, 4]), "the labels go from 0 to 4; the model knows classes 0 to 3"),
-        ("mse", torch.randn(3, 4), torch.randn(3), "cannot be compared"),
-        (lambda outputs, labels: outputs, torch.randn(3, 4), torch.randn(3), "must return one number"),
-        (lambda outputs, labels: math.nan, torch.randn(3, 4), torch.randn(3), "finite"),
-        ("accuracy", torch.randn(3, 4), torch.full((3,), -100), "no labelled example"),
+        ("accuracy", CLASSES, HIT, True),
+        ("error", CLASSES, 1 - HIT, False),
+        ("top5", CLASSES, (RANK < 5).double().mean().item(), True),
+        ("mse", VALUES, F.mse_loss(Y, VALUES).item(), False),
+        ("rmse", VALUES, F.mse_loss(Y, VALUES).item() ** 0.5, False),
+        ("mae", VALUES, F.l1_loss(Y, VALUES).item(), False),
     ],
 )
-def test_what_cannot_be_measured_is_said_in_one_line(
-    metric: object, outputs: Tensor, labels: Tensor, said: str
+@pytest.mark.parametrize("batch_size", [1, 10, 500])
+def test_each_metric_is_its_formula_over_all_examples(
+    metric: str, labels: Tensor, value: float, higher: bool, batch_size: int
 ) -> None:
-    with pytest.raises(CompressorError, match=said) as refused:
-        evaluate(same, labelled(outputs, labels), metric)  # type: ignore[arg-type]
-    assert "\n" not in str(refused.value)
+    found = evaluate(identity, as_dataset((Y, labels), ["x"]), metric, batch_size)
+    assert (found.metric, found.higher_is_better, found.examples) == (metric, higher, 137)
+    assert found.value == pytest.approx(value, rel=1e-6)
 
 
-def test_a_metric_without_labels_is_refused() -> None:
-    with pytest.raises(CompressorError, match="needs labels"):
-        evaluate(same, TensorDataset([torch.randn(3, 4)]))
+def test_the_metric_is_accuracy_for_classes_and_mse_otherwise() -> None:
+    assert evaluate(identity, as_dataset((Y, CLASSES), ["x"]), None).metric == "accuracy"
+    assert evaluate(identity, as_dataset((Y, VALUES), ["x"]), None).metric == "mse"
+    one = evaluate(identity, as_dataset((Y[:, :1], CLASSES), ["x"]), None)
+    assert one.metric == "mse"
+    assert one.value == pytest.approx(F.mse_loss(Y[:, 0], CLASSES.float()).item())
 
 
-def test_fidelity_is_agreement_and_relative_error_over_all_batches() -> None:
-    x = torch.randn(137, 7)
-    noise = 0.3 * torch.randn(137, 7)
-    lookup = iter(noise.split(10))
-    found = fidelity(same, lambda inputs: inputs[0] + next(lookup), TensorDataset([x]), batch_size=10)
-    assert found.agreement == pytest.approx(float((x.argmax(1) == (x + noise).argmax(1)).double().mean()))
-    assert found.relative_error == pytest.approx(float(noise.norm() / x.norm()), rel=1e-5)
+def test_accuracy_counts_each_token_and_each_pixel() -> None:
+    scores, labels = torch.randn(3, 5, 4), torch.arange(15).reshape(3, 5) % 4
+    expected = (scores.argmax(-1) == labels).float().mean().item()
+    assert evaluate(identity, as_dataset((scores, labels), ["x"]), None).value == pytest.approx(expected)
+    pixels = scores.movedim(-1, 1)
+    assert evaluate(identity, as_dataset((pixels, labels), ["x"]), None).value == pytest.approx(expected)
+
+
+def test_a_metric_of_ones_own_gets_everything_at_once() -> None:
+    def spread(outputs: Tensor, labels: Tensor) -> Tensor:
+        assert outputs.shape == (137, 7)
+        return (outputs[:, 0].std() + labels.float().std()).double()
+
+    found = evaluate(identity, as_dataset((Y, CLASSES), ["x"]), spread, 10)
+    assert (found.metric, found.higher_is_better) == ("spread", None)
+    assert found.value == pytest.approx((Y[:, 0].std() + CLASSES.float().std()).item())
+
+
+def test_a_metric_in_a_file_is_found_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("compressor_converters.arch")
+    (tmp_path / "mine.py").write_text("def largest(outputs, labels):\n    return float(outputs.max())\n")
+    metric = f"{tmp_path / 'mine.py'}:largest"
+    check_metric(metric)
+    assert evaluate(identity, as_dataset((Y, CLASSES), ["x"]), metric).value == pytest.approx(Y.max().item())
+
+
+def test_a_metric_that_does_not_exist_or_does_not_fit_is_said_in_one_line() -> None:
+    data = as_dataset((Y, CLASSES), ["x"])
+    with pytest.raises(CompressorError, match="there is no metric 'acuracy'; did you mean 'accuracy'"):
+        check_metric("acuracy")
+    with pytest.raises(CompressorError, match=r"labels \(137,\) int64 do not fit the model's outputs \(137, 7\)"):
+        evaluate(identity, data, "mse")
+    with pytest.raises(CompressorError, match=r"labels \(137, 7\) float32 do not fit .* as classes"):
+        evaluate(identity, as_dataset((Y, VALUES), ["x"]), "accuracy")
+    with pytest.raises(CompressorError, match="the metric accuracy needs labels"):
+        evaluate(identity, data.without_labels(), None)
+    for name in (None, "accuracy", "rmse"):
+        check_metric(name)
+
+
+def test_fidelity_is_agreement_and_relative_error_over_all_examples() -> None:
+    data = as_dataset(Y, ["x"])
+    found = fidelity(identity, lambda inputs: inputs[0] + VALUES[0], data, 10)
+    other = Y + VALUES[0]
     assert found.examples == 137
+    assert found.agreement == pytest.approx((other.argmax(1) == Y.argmax(1)).double().mean().item())
+    assert found.relative_error == pytest.approx(((other - Y).norm() / Y.norm()).item(), rel=1e-5)
+    same = fidelity(identity, identity, data)
+    assert (same.agreement, same.relative_error) == (1.0, 0.0)
 
 
-def test_fidelity_of_outputs_that_are_no_classes_has_no_agreement() -> None:
-    data = TensorDataset([torch.randn(5, 1)])
-    assert fidelity(same, same, data).agreement is None
-    assert fidelity(same, same, data).relative_error == 0
-    nothing = fidelity(lambda inputs: 0 * inputs[0], same, data)
-    assert nothing.relative_error == np.inf
+def test_fidelity_has_no_agreement_without_classes_and_no_division_by_zero() -> None:
+    assert fidelity(identity, identity, as_dataset(torch.ones(5, 1), ["x"])).agreement is None
+    zeros = as_dataset(torch.zeros(5, 3), ["x"])
+    assert fidelity(identity, identity, zeros).relative_error == 0
+    assert math.isinf(fidelity(identity, lambda inputs: inputs[0] + 1, zeros).relative_error)
+
+
+def test_the_main_output_is_found_in_what_models_return() -> None:
+    main, other = torch.ones(2), torch.zeros(1)
+    for returned in (
+        main, (main, other), [main], ((main,), other), {"loss": other, "out": main}, (None, main),
+        {"hidden": other, "logits": main}, {"loss": other, "out": (main, other)},
+    ):  # fmt: skip
+        assert first_output(returned) is main
+    for returned in (None, 3, (), {"loss": other}, "text"):
+        with pytest.raises(CompressorError, match="without a tensor"):
+            first_output(returned)

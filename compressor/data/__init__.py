@@ -1,8 +1,7 @@
-"""Data in: files, folders of images, code and live objects as one kind of data set."""
+"""Data in: files, folders of images, code and live objects, all as one kind of value."""
 
-from compressor.data.dataset import Batch, Dataset, TensorDataset
-from compressor.data.files import load_data
-from compressor.data.live import as_dataset
+from compressor.data.dataset import Batch, Dataset, MapDataset, TensorDataset
+from compressor.data.given import as_dataset, load_data
 from compressor.data.stream import StreamDataset
 
-__all__ = ["Batch", "Dataset", "StreamDataset", "TensorDataset", "as_dataset", "load_data"]
+__all__ = ["Batch", "Dataset", "MapDataset", "StreamDataset", "TensorDataset", "as_dataset", "load_data"]

@@ -1,28 +1,26 @@
-"""Examples in memory: batches, shuffling by seed, a part set aside."""
+"""Data as the pipeline sees it: batches in an order that a seed decides, and parts that never overlap."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from compressor.data.preparation import Preparation, labels_of, refuse_non_finite
+from compressor.data.arrays import Arrays, Preparation, check_finite
 from compressor.errors import CompressorError
-
-_HASHED_BYTES = 1 << 24  # at a time
-_SHORT = 16  # hexadecimal digits of a fingerprint
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples: the model's inputs in their order, ``(rows, ...)`` each, and the labels, ``(rows, ...)``."""
+    """Inputs in the model's order, each ``(rows, ...)``, and labels ``(rows, ...)`` where there are any."""
 
     inputs: tuple[Tensor, ...]
     labels: Tensor | None = None
@@ -32,132 +30,157 @@ class Batch:
 
 
 class Dataset(ABC):
-    """Examples that can be gone through again and again, in the same order for the same seed."""
+    """Examples that can be gone through any number of times."""
 
     has_labels: bool
 
     @abstractmethod
     def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        """One pass over all examples: in the order of the source, or shuffled by ``seed``; the last may be short."""
+        """All examples in the order of the file, or shuffled by ``seed``; the last batch may be smaller."""
 
     @abstractmethod
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        """The rest, and a part of about ``fraction`` held back: disjoint, the same for the same seed."""
-
-    @abstractmethod
-    def without_labels(self) -> Dataset:
-        """The same examples, without their labels."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """The start of a sha256 of the content, in hexadecimal."""
+        """The rest, and about ``fraction`` of the examples held back: the same ones for the same seed, none in both."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many examples."""
+        """How many examples there are."""
+
+    def __bool__(self) -> bool:
+        return True  # counting the examples may cost a pass over them
 
     def head(self, rows: int) -> Batch:
-        """The first ``rows`` examples, or all when there are fewer."""
-        return next(self.batches(rows))
+        """The first ``rows`` examples, or as many as there are."""
+        return next(iter(self.batches(rows)))
+
+    def without_labels(self) -> Self:
+        """The same examples, as if they had no labels."""
+        other = copy.copy(self)
+        other.has_labels = False
+        return other
+
+    def fingerprint(self) -> str:
+        """16 digits that stand for all values as the model gets them, in their order; one pass."""
+        columns: list[Any] = []
+        for batch in self.batches(1024):
+            tensors = batch.inputs if batch.labels is None else (*batch.inputs, batch.labels)
+            columns = columns or [hashlib.sha256(f"{x.dtype}{tuple(x.shape[1:])}".encode()) for x in tensors]
+            for column, x in zip(columns, tensors, strict=True):
+                column.update(x.contiguous().numpy().tobytes())
+        return hashlib.sha256(b"".join(column.digest() for column in columns)).hexdigest()[:16]
 
 
-def generator(seed: int) -> np.random.Generator:
-    """The source of all shuffling: PCG64, the same numbers on every machine."""
-    return np.random.Generator(np.random.PCG64(seed))
+class RowDataset(Dataset):
+    """Examples with numbers, so that any of them can be asked for."""
+
+    def __init__(self, rows: NDArray[np.int64]) -> None:
+        self._rows = rows
+
+    @abstractmethod
+    def _gather(self, rows: NDArray[np.int64]) -> Batch:
+        """The examples with these numbers, in this order, ready for the model; labels even if they are not wanted."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        for rows in self._order(batch_size, seed):
+            yield self._wanted(self._gather(rows))
+
+    def _order(self, batch_size: int, seed: int | None) -> Iterator[NDArray[np.int64]]:
+        rows = self._rows
+        if seed is not None:
+            rows = np.random.Generator(np.random.PCG64(seed)).permutation(rows)
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size]
+
+    def _wanted(self, batch: Batch) -> Batch:
+        return batch if self.has_labels else Batch(batch.inputs)
+
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
+        count = len(self._rows)
+        if count < 2:
+            raise CompressorError(f"the data holds {count} example: too few to hold a part back; give more")
+        back = min(max(1, round(fraction * count)), count - 1)
+        order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+        return self._part(np.sort(order[back:])), self._part(np.sort(order[:back]))
+
+    def _part(self, places: NDArray[np.int64]) -> Self:
+        part = copy.copy(self)
+        part._rows = self._rows[places]
+        return part
 
 
-def divide(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Of ``count`` places, those that stay and those held back (one at least of each), both ascending."""
-    if not 0 < fraction < 1:
-        raise ValueError(f"the fraction held back must lie between 0 and 1, not {fraction}")
-    if count < 2:
-        raise CompressorError(f"the data has {count} example; some must be held back, so give two or more")
-    held = min(count - 1, max(1, round(count * fraction)))
-    order = generator(seed).permutation(count)
-    return torch.from_numpy(np.sort(order[held:])), torch.from_numpy(np.sort(order[:held]))
+class TensorDataset(RowDataset):
+    """Arrays in memory, or mapped from a file; converted batch by batch (`Preparation`)."""
+
+    def __init__(self, names: Sequence[str], arrays: Arrays, preparation: Preparation | None = None) -> None:
+        super().__init__(np.arange(len(arrays[0][0])))
+        self._inputs, self._labels = arrays
+        self._preparation = preparation or Preparation()
+        self.has_labels = self._labels is not None
+        check_finite(names, arrays)
+        self._preparation.check(names, self._inputs)
+
+    def _gather(self, rows: NDArray[np.int64]) -> Batch:
+        index = torch.from_numpy(rows)
+        inputs = self._preparation.inputs(tuple(x[index] for x in self._inputs))
+        return Batch(inputs, None if self._labels is None else self._labels[index])
 
 
-class TensorDataset(Dataset):
-    """Arrays in memory, or mapped from a file: kept in their own type, prepared batch by batch.
+class MapDataset(RowDataset):
+    """A torch dataset with numbered items, put into batches as the user's own loader does.
 
-    ``rows`` are the places that belong to this data set, all of them when None.
+    Random transforms draw from torch's generator, which is seeded for each pass and set back after it.
     """
 
     def __init__(
         self,
-        inputs: Sequence[Tensor],
-        labels: Tensor | None = None,
+        items: Any,
+        unpack: Callable[[object], Batch],
         *,
-        prepare: Preparation | None = None,
-        rows: Tensor | None = None,
-        names: Sequence[str] = (),
+        rows: Sequence[int] | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
+        workers: int = 0,
     ) -> None:
-        self.inputs = tuple(inputs)
-        self.labels = labels
-        self.prepare = prepare or Preparation()
-        self.rows = rows
-        self.has_labels = labels is not None
-        if rows is None:  # a part was checked with its whole
-            self._check(names or [f"input {i}" for i in range(len(self.inputs))])
+        super().__init__(np.arange(len(items)) if rows is None else np.asarray(rows, np.int64))
+        if not len(self._rows):
+            raise ValueError("holds no examples")
+        self._items, self._unpack, self._collate, self._workers = items, unpack, collate, workers
+        self.has_labels = self._gather(self._rows[:1]).labels is not None
 
-    def _check(self, names: Sequence[str]) -> None:
-        if not self.inputs:
-            raise CompressorError("the data has no input arrays")
-        arrays = dict(zip(names, self.inputs, strict=True))
-        if self.labels is not None:
-            arrays["labels"] = self.labels
-        for name, array in arrays.items():
-            if array.ndim == 0:
-                raise CompressorError(f"the data: '{name}' is a single number; its first axis must be the examples")
-        counts = {name: len(array) for name, array in arrays.items()}
-        if len(set(counts.values())) > 1:
-            said = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-            raise CompressorError(f"the data: arrays with different numbers of examples ({said})")
-        if not len(self.inputs[0]):
-            raise CompressorError("the data is empty: 0 examples")
-        for name, array in arrays.items():
-            refuse_non_finite(array, name)
-        self.prepare.check(dict(zip(names, (x[:1] for x in self.inputs), strict=True)))
-
-    def __len__(self) -> int:
-        return len(self.inputs[0]) if self.rows is None else len(self.rows)
+    def _gather(self, rows: NDArray[np.int64]) -> Batch:
+        return next(self._load([rows], 0))
 
     def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        count = len(self)
-        order = None if seed is None else torch.from_numpy(generator(seed).permutation(count))
-        for start in range(0, count, batch_size):
-            end = min(count, start + batch_size)
-            places: Tensor | slice = slice(start, end)
-            if order is not None:
-                places = order[start:end]
-            if self.rows is not None:
-                places = self.rows[places]
-            raw = [x[places] for x in self.inputs]
-            if isinstance(places, slice):
-                raw = [x.clone() for x in raw]  # a model may write to its input, never to the data
-            inputs = self.prepare(raw)
-            yield Batch(inputs, None if self.labels is None else labels_of(self.labels[places]))
+        yield from map(self._wanted, self._load(list(self._order(batch_size, seed)), seed or 0))
 
-    def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        rest, held = divide(len(self), fraction, seed)
-        return self._part(rest), self._part(held)
+    def _load(self, order: list[NDArray[np.int64]], seed: int) -> Iterator[Batch]:
+        loader: Any = torch.utils.data.DataLoader(
+            self._items,
+            batch_sampler=[rows.tolist() for rows in order],
+            collate_fn=self._collate,
+            num_workers=self._workers if len(order) > 1 else 0,
+        )
+        return map(self._unpack, apart(lambda: loader, seed))
 
-    def _part(self, places: Tensor) -> Self:
-        rows = places if self.rows is None else self.rows[places]
-        return type(self)(self.inputs, self.labels, prepare=self.prepare, rows=rows)
 
-    def without_labels(self) -> Dataset:
-        rows = torch.arange(len(self)) if self.rows is None else self.rows
-        return type(self)(self.inputs, None, prepare=self.prepare, rows=rows)
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for array in (*self.inputs, *([] if self.labels is None else [self.labels])):
-            digest.update(f"{array.dtype} {len(self)} {tuple(array.shape[1:])};".encode())
-            row_bytes = max(1, math.prod(array.shape[1:]) * array.element_size())
-            step = max(1, _HASHED_BYTES // row_bytes)
-            for start in range(0, len(self), step):
-                places = slice(start, start + step)
-                rows = array[places] if self.rows is None else array[self.rows[places]]
-                digest.update(rows.contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:_SHORT]
+def apart(source: Callable[[], Iterable[Any]], seed: int) -> Iterator[Any]:
+    """The items of ``source()``, drawn with a state of torch's generator of its own that starts from ``seed``."""
+    own: Tensor | None = None
+    items: Iterator[Any] | None = None
+    while True:
+        outer = torch.get_rng_state()
+        try:
+            if own is None:
+                torch.default_generator.manual_seed(seed)
+            else:
+                torch.set_rng_state(own)
+            items = iter(source()) if items is None else items
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            own = torch.get_rng_state()
+            torch.set_rng_state(outer)
+        yield item

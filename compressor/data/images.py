@@ -1,95 +1,109 @@
-"""A folder of images, in folders by class or all in one."""
+"""A folder of images, in one folder a class or in none, decoded when they are first used."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from compressor.data.dataset import TensorDataset
-from compressor.data.preparation import Preparation
+from compressor.data.arrays import Preparation
+from compressor.data.dataset import Batch, RowDataset
 from compressor.errors import CompressorError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+_KEPT_BYTES = 2**30  # of decoded images; more are decoded again each time
 
 
-def load_images(folder: Path, prepare: Preparation) -> TensorDataset:
-    """The images below ``folder`` as bytes ``(rows, channels, height, width)``.
+class ImageFolder(RowDataset):
+    """8-bit images ``(C, H, W)``; the label is the place of the class folder in the order of the names.
 
-    Each folder in it is a class, numbered in the order of the names as torchvision's ``ImageFolder`` does;
-    images right in ``folder`` have no labels. The order of the rows takes each class in turn. Where
-    ``prepare.shape`` says so images become grey or coloured and are resized (bilinear); else all must be of one size.
+    ``shape`` ``(C, H, W)``, where given, decides grey or colour, and images are resized to it; else the first image
+    decides, and one of another size is refused.
     """
-    files, labels = _listed(folder)
-    shape = prepare.shape if prepare.shape is not None and len(prepare.shape) == 3 else None
-    if shape is not None and shape[0] not in _MODES:
-        raise CompressorError(f"--input-shape asks for images with {shape[0]} channels; an image has 1, 3 or 4")
-    first = _open(files[0])
-    if first.mode[0] in "IF":
-        raise CompressorError(f"{files[0]}: has pixels of more than 8 bits; convert the images, or give an array")
-    mode = _MODES[shape[0]] if shape else ("L" if first.mode in ("L", "1") else "RGB")
-    size = (shape[2], shape[1]) if shape else first.size  # Pillow's (width, height)
-    channels = len(mode)
-    rows = torch.empty(len(files), channels, size[1], size[0], dtype=torch.uint8)
-    for place, path in enumerate(files):
-        image = _open(path)
-        if image.size != size and shape is None:
-            raise CompressorError(
-                f"{path}: is {image.size[0]}×{image.size[1]}, {files[0].name} is {size[0]}×{size[1]};"
-                f" say the size: --input-shape 1,{channels},{size[1]},{size[0]}"
-            )
-        rows[place] = _pixels(image, mode, size)
-    return TensorDataset([rows], labels, prepare=prepare, names=["images"])
+
+    def __init__(self, folder: Path, preparation: Preparation) -> None:
+        self._files, self._labels = _find(folder)
+        super().__init__(np.arange(len(self._files)))
+        self.has_labels = self._labels is not None
+        self._preparation = preparation
+        wanted = preparation.image_shape
+        if wanted is not None and (len(wanted) != 3 or wanted[0] not in (1, 3)):
+            raise ValueError(f"images have the shape (1 or 3, height, width), not {wanted}")
+        self._resize = wanted is not None
+        self._shape = wanted or _shape_of(self._files[0])
+        fits = len(self._files) * int(np.prod(self._shape)) <= _KEPT_BYTES
+        self._kept = torch.empty(len(self._files), *self._shape, dtype=torch.uint8) if fits else None
+        self._have = np.zeros(len(self._files), dtype=bool)
+        self._preparation.check(["images"], (torch.zeros(1, *self._shape, dtype=torch.uint8),))
+
+    def _gather(self, rows: NDArray[np.int64]) -> Batch:
+        index = torch.from_numpy(rows)
+        if self._kept is None:
+            images = torch.stack([self._decode(row) for row in rows])
+        else:
+            for row in rows[~self._have[rows]]:
+                self._kept[row] = self._decode(row)
+                self._have[row] = True
+            images = self._kept[index]
+        return Batch(self._preparation.inputs((images,)), None if self._labels is None else self._labels[index])
+
+    def _decode(self, row: Any) -> Tensor:
+        channels, height, width = self._shape
+        file = self._files[row]
+        with _opened(file) as image:
+            image = image.convert("L" if channels == 1 else "RGB")
+            if image.size != (width, height):
+                if not self._resize:
+                    raise CompressorError(
+                        f"{file}: is {image.size[0]}x{image.size[1]}, the first image {width}x{height};"
+                        " name the size to resize to: --input-shape 1,CHANNELS,HEIGHT,WIDTH"
+                    )
+                image = image.resize((width, height), resample=2)  # bilinear
+            pixels = np.array(image, dtype=np.uint8).reshape(height, width, channels)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _listed(folder: Path) -> tuple[list[Path], Tensor | None]:
-    """The files, and the number of the class of each; classes take turns."""
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _find(folder: Path) -> tuple[list[Path], Tensor | None]:
+    """Files in the order of their names, and labels where they lie in class folders."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     loose = _images_in(folder)
     if not classes:
         if not loose:
-            raise CompressorError(f"{folder}: holds no images and no folders of images ({', '.join(sorted(_ENDINGS))})")
+            raise ValueError("holds no images, and no folders of images by class")
         return loose, None
     if loose:
-        raise CompressorError(f"{folder}: holds both images ({loose[0].name}) and folders by class; keep one of them")
-    by_class = [_images_in(path) for path in classes]
-    for path, found in zip(classes, by_class, strict=True):
+        raise ValueError(f"holds images ({loose[0].name}) beside class folders ({classes[0].name}); sort them into one")
+    files, labels = [], []
+    for label, path in enumerate(classes):
+        found = _images_in(path)
         if not found:
-            raise CompressorError(f"{path}: is the folder of a class without images; remove it or fill it")
-    turns = sorted((turn, number) for number, found in enumerate(by_class) for turn in range(len(found)))
-    return [by_class[number][turn] for turn, number in turns], torch.tensor([number for _, number in turns])
+            raise ValueError(f"the class folder '{path.name}' holds no images ({', '.join(sorted(ENDINGS))})")
+        files += found
+        labels += [label] * len(found)
+    return files, torch.tensor(labels)
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
 
 
-def _open(path: Path) -> Image:
+def _shape_of(file: Path) -> tuple[int, int, int]:
+    with _opened(file) as image:
+        return (1 if image.mode in ("1", "L") else 3, image.size[1], image.size[0])
+
+
+def _opened(file: Path) -> Any:
     try:
-        from PIL import Image as Pillow
+        from PIL import Image
     except ImportError:
-        raise CompressorError(
-            "reading images needs Pillow, which is not installed: pip install 'structured-compress[images]'"
-        ) from None
+        raise CompressorError("images need Pillow: pip install 'structured-compress[images]'") from None
     try:
-        with Pillow.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CompressorError(f"{path}: cannot be read as an image: {' '.join(str(error).split())[:120]}") from None
-
-
-def _pixels(image: Image, mode: str, size: tuple[int, int]) -> Tensor:
-    if image.mode != mode:
-        image = image.convert(mode)
-    if image.size != size:
-        image = image.resize(size, resample=2)  # bilinear
-    pixels = np.array(image, dtype=np.uint8)
-    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+        image = Image.open(file)
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises these for broken files
+        raise CompressorError(f"{file}: is not an image that can be read: {error}") from None
+    return image

@@ -1,127 +1,118 @@
-"""Examples that come in batches from a source which can be gone through again, but not indexed."""
+"""Batches from code: a source that can only be read from its beginning to its end, as often as it is asked."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from compressor.data.dataset import Batch, Dataset, TensorDataset, generator
-from compressor.data.preparation import Preparation, labels_of, refuse_non_finite
+from compressor.data.dataset import Batch, Dataset, apart
 from compressor.errors import CompressorError
 
-_MIXED_BATCHES = 16  # kept in memory to shuffle among
+_WINDOW = 16  # batches that are shuffled together
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Every ``every``-th example from ``first`` on, where ``held``; else all the others."""
+
+    every: int
+    first: int
+    held: bool
 
 
 class StreamDataset(Dataset):
-    """Batches from ``read``, which gives a fresh pass at each call; memory stays bounded.
+    """Batches that ``source()`` gives anew each time, cut to the size that is asked for.
 
-    Held back is every k-th batch of the source: its order and its batches must be the same in each pass.
-    Shuffling mixes examples within a window of some batches.
+    The source always runs from the same state of torch's generator (not of Python's or numpy's), so that its
+    order, and with it what is held back, is the same in every pass; a seed shuffles within a window of 16 batches.
+    Held back is every k-th example. Examples of different shapes (padded sequences) share no batch.
     """
 
-    def __init__(
-        self,
-        read: Callable[[], Iterator[Batch]],
-        *,
-        prepare: Preparation | None = None,
-        what: str = "the data",
-        labelled: bool = True,
-    ) -> None:
-        self.read = read
-        self.prepare = prepare or Preparation()
-        self.what = what
-        self._counts: tuple[int, int] | None = None
-        first = next(iter(read()), None)
-        if first is None or not len(first):
-            raise CompressorError(f"{what}: is empty: it gave no batch")
-        self.has_labels = labelled and first.labels is not None
-        self.prepare.check({f"input {i}": x[:1] for i, x in enumerate(first.inputs)})
-
-    def _source(self) -> Iterator[Batch]:
-        """The batches of the source, prepared and checked."""
-        for batch in self.read():
-            for i, x in enumerate(batch.inputs):
-                refuse_non_finite(x, f"input {i}")
-            if self.has_labels and batch.labels is None:
-                raise CompressorError(f"{self.what}: some batches have labels and some have none")
-            labels = labels_of(batch.labels) if self.has_labels and batch.labels is not None else None
-            yield Batch(self.prepare(batch.inputs), labels)
-
-    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        mix = None if seed is None else generator(seed)
-        enough = batch_size if mix is None else batch_size * _MIXED_BATCHES
-        pool: list[Batch] = []
-        for batch in self._source():
-            if pool and _kind(batch) != _kind(pool[0]):  # padded to another length: cannot be put together
-                yield from _pieces(_join(pool, mix), batch_size)
-                pool = []
-            pool.append(batch)
-            if sum(map(len, pool)) >= enough:
-                joined = _join(pool, mix)
-                whole = len(joined) - len(joined) % batch_size
-                yield from _pieces(_rows(joined, slice(0, whole)), batch_size)
-                pool = [_rows(joined, slice(whole, None))] if whole < len(joined) else []
-        if pool:
-            yield from _pieces(_join(pool, mix), batch_size)
-
-    def _count(self) -> tuple[int, int]:
-        """Examples and batches of the source; one pass, once."""
-        if self._counts is None:
-            sizes = [len(batch) for batch in self.read()]
-            self._counts = sum(sizes), len(sizes)
-        return self._counts
+    def __init__(self, source: Callable[[], Iterable[Any]], unpack: Callable[[object], Batch]) -> None:
+        self._source, self._unpack = source, unpack
+        self._parts: tuple[_Part, ...] = ()
+        self._count: int | None = None
+        first = next(apart(source, 0), None)
+        if first is None:
+            raise ValueError("gives no batches")
+        self.has_labels = unpack(first).labels is not None
 
     def __len__(self) -> int:
-        return self._count()[0]
+        if self._count is None:
+            self._count = sum(len(piece) for piece in self._pieces())
+        return self._count
 
-    def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        if not 0 < fraction < 1:
-            raise ValueError(f"the fraction held back must lie between 0 and 1, not {fraction}")
-        count = self._count()[1]
-        if count == 1:
-            (batch,) = self.read()
-            labels = batch.labels if self.has_labels else None
-            return TensorDataset(batch.inputs, labels, prepare=self.prepare).split(fraction, seed)
-        every = min(count, max(2, round(1 / fraction)))
-        return self._part(every, seed % every, False), self._part(every, seed % every, True)
+    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        random = None if seed is None else np.random.Generator(np.random.PCG64(seed))
+        window = batch_size * (1 if random is None else _WINDOW)
+        held: list[Batch] = []
+        for piece in self._pieces():
+            if held and _shapes(held[0]) != _shapes(piece):
+                yield from _cut(_shuffled(held, random), batch_size)
+                held = []
+            held.append(piece)
+            if sum(map(len, held)) >= window:
+                whole = _shuffled(held, random)
+                full = len(whole) - len(whole) % batch_size
+                yield from _cut(_rows(whole, slice(0, full)), batch_size)
+                held = [_rows(whole, slice(full, None))] if full < len(whole) else []
+        if held:
+            yield from _cut(_shuffled(held, random), batch_size)
 
-    def _part(self, every: int, place: int, held: bool) -> StreamDataset:
-        def read() -> Iterator[Batch]:
-            return (batch for i, batch in enumerate(self.read()) if (i % every == place) == held)
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
+        every = max(2, round(1 / max(fraction, 1e-9)))
+        part = _Part(min(every, max(2, len(self))), 0, held=False)
+        first = seed % part.every
+        if len(self) < 2:
+            raise CompressorError(f"the data holds {len(self)} example: too few to hold a part back; give more")
+        return self._part(_Part(part.every, first, False)), self._part(_Part(part.every, first, True))
 
-        return StreamDataset(read, prepare=self.prepare, what=self.what, labelled=self.has_labels)
+    def _part(self, part: _Part) -> Self:
+        other = copy.copy(self)
+        other._parts, other._count = (*self._parts, part), None
+        return other
 
-    def without_labels(self) -> Dataset:
-        return StreamDataset(self.read, prepare=self.prepare, what=self.what, labelled=False)
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for batch in self.read():
-            for x in (*batch.inputs, *([batch.labels] if self.has_labels and batch.labels is not None else [])):
-                digest.update(f"{x.dtype} {tuple(x.shape)};".encode())
-                digest.update(x.contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-
-def _kind(batch: Batch) -> tuple[object, ...]:
-    labels = None if batch.labels is None else tuple(batch.labels.shape[1:])
-    return (labels, *(tuple(x.shape[1:]) for x in batch.inputs))
-
-
-def _join(pool: list[Batch], mix: np.random.Generator | None) -> Batch:
-    inputs = tuple(torch.cat(column) for column in zip(*(batch.inputs for batch in pool), strict=True))
-    labels = [batch.labels for batch in pool if batch.labels is not None]
-    joined = Batch(inputs, torch.cat(labels) if labels else None)
-    return joined if mix is None else _rows(joined, torch.from_numpy(mix.permutation(len(joined))))
-
-
-def _rows(batch: Batch, places: Tensor | slice) -> Batch:
-    return Batch(tuple(x[places] for x in batch.inputs), None if batch.labels is None else batch.labels[places])
+    def _pieces(self) -> Iterator[Batch]:
+        """The source's batches, less the examples that belong to another part."""
+        counts = [0] * len(self._parts)
+        empty = True
+        for item in apart(self._source, 0):
+            piece = self._unpack(item)
+            empty = False
+            keep = torch.arange(len(piece))
+            for place, part in enumerate(self._parts):
+                number = counts[place] + torch.arange(len(keep))
+                counts[place] += len(keep)
+                keep = keep[(number % part.every == part.first) == part.held]
+            if len(keep):
+                piece = piece if len(keep) == len(piece) else _rows(piece, keep)
+                yield piece if self.has_labels else Batch(piece.inputs)
+        if empty:
+            raise CompressorError("the data gave batches once only; give code that gives them anew each time")
 
 
-def _pieces(batch: Batch, size: int) -> Iterator[Batch]:
-    return (_rows(batch, slice(start, start + size)) for start in range(0, len(batch), size))
+def _rows(batch: Batch, rows: Any) -> Batch:
+    return Batch(tuple(x[rows] for x in batch.inputs), None if batch.labels is None else batch.labels[rows])
+
+
+def _shapes(batch: Batch) -> list[Any]:
+    labels: Sequence[Any] = () if batch.labels is None else (batch.labels,)
+    return [(x.shape[1:], x.dtype) for x in (*batch.inputs, *labels)]
+
+
+def _shuffled(held: list[Batch], random: np.random.Generator | None) -> Batch:
+    """All of ``held`` as one batch, in a random order where there is a generator."""
+    inputs = tuple(torch.cat(parts) for parts in zip(*(batch.inputs for batch in held), strict=True))
+    labels = [batch.labels for batch in held if batch.labels is not None]
+    whole = Batch(inputs, torch.cat(labels) if labels else None)
+    return whole if random is None else _rows(whole, torch.from_numpy(random.permutation(len(whole))))
+
+
+def _cut(whole: Batch, batch_size: int) -> Iterator[Batch]:
+    for start in range(0, len(whole), batch_size):
+        yield _rows(whole, slice(start, start + batch_size))

@@ -123,6 +123,7 @@ def _left(w: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
     sigma = metric.covariance.double()
     sigma = sigma + _NULL_SPACE * sigma.diagonal().mean() * torch.eye(len(sigma), dtype=sigma.dtype)
     if len(w) > len(sigma):
-        return torch.linalg.svd(w @ Metric(sigma, metric.mean).root(), full_matrices=False)[:2]
+        u, s, _ = torch.linalg.svd(w @ Metric(sigma, metric.mean).root(), full_matrices=False)
+        return u, s
     values, vectors = torch.linalg.eigh(w @ sigma @ w.T)
     return vectors.flip(1), values.flip(0).clamp_min(0).sqrt()
