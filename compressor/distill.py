@@ -132,11 +132,9 @@ class _Run:
         """The loss of ``batch``; with ``hints`` the outputs of the replaced blocks count too."""
         inputs = tuple(x.to(self.device) for x in batch.inputs)
         labels = None if batch.labels is None else batch.labels.to(self.device)
-        theirs, ours = [e.sites[-1] for e in self.entries], [e.name for e in self.entries]
-        with (
-            _outputs(self.teacher, theirs if hints else ()) as wanted,
-            _outputs(self.student, ours if hints else ()) as got,
-        ):
+        entries = self.entries if hints else ()
+        theirs, ours = [entry.sites[-1] for entry in entries], [entry.name for entry in entries]
+        with _outputs(self.teacher, theirs) as wanted, _outputs(self.student, ours) as got:
             with torch.no_grad():
                 aim = first_output(self.teacher(*inputs))
             loss = _whole_loss(first_output(self.student(*inputs)), aim, labels, self.how)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.layers import Metric, StructuredLayer, build, methods
+from compressor.layers import Metric, StructuredLayer, build, methods, solve
 
 SIZES = [(5, 3), (7, 13), (17, 17), (16, 64), (30, 4), (1, 1), (70, 3)]
 SETTINGS = [
@@ -19,17 +19,31 @@ SETTINGS = [
     for example in (entry.layer.examples() if name == entry.layer.method else [{}])
 ]
 
-over_settings = pytest.mark.parametrize(
-    ("name", "settings"), SETTINGS, ids=[f"{name}-{','.join(map(str, s.values()))}" for name, s in SETTINGS]
-)
+LINEAR = [
+    (name, settings)
+    for name, settings in SETTINGS
+    if build(name, 5, 3, bias=True, config={**methods()[name].settings, **settings}).is_linear
+]
+
+
+def over(pairs: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
+    names = [f"{name}-{','.join(f'{key}={value}' for key, value in s.items())}" for name, s in pairs]
+    return pytest.mark.parametrize(("name", "settings"), pairs, ids=names)
+
+
+over_settings = over(SETTINGS)
 over_sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}to{size[1]}")
 
 
+@pytest.fixture(autouse=True)
+def _short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is promised holds long before the last iteration."""
+    monkeypatch.setattr(solve, "_ITERATIONS", 40)
+    monkeypatch.setattr(solve, "_STEPS", 150)
+
+
 def layer_of(name: str, settings: dict[str, Any], size: tuple[int, int], *, bias: bool = True) -> StructuredLayer:
-    """A layer in float64 with every parameter away from zero, so that no gradient hides; skipped if it cannot be."""
-    width = settings.get("size")
-    if width is not None and width < max(size):
-        pytest.skip(f"size={width} is below the width {max(size)}")
+    """A layer in float64 with every parameter away from zero, so that no gradient hides."""
     layer = build(name, *size, bias=bias, config={**methods()[name].settings, **settings}).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -117,11 +131,9 @@ def test_manifest_data_and_state_rebuild_the_layer(name, settings, size) -> None
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "bare"])
-@pytest.mark.parametrize("size", [(5, 3), (7, 13), (30, 4)])
-@over_settings
+@pytest.mark.parametrize("size", [(5, 3), (7, 13)])
+@over(LINEAR)
 def test_from_dense_is_closer_than_the_zero_map_and_right_for_the_mean(name, settings, size, bias) -> None:
-    if not layer_of(name, settings, size).is_linear:
-        pytest.skip("not linear: fitted on samples")
     entry = methods()[name]
     weight, offset = rows(size[1], size[0]), rows(size[1]) if bias else None
     metric = metric_of(size[0])
@@ -129,7 +141,8 @@ def test_from_dense_is_closer_than_the_zero_map_and_right_for_the_mean(name, set
         metric = Metric(metric.covariance + torch.outer(metric.mean, metric.mean), torch.zeros(size[0]).double())
     layer = entry.layer.from_dense(weight, offset, entry.config(settings), metric)
     assert layer.has_bias == bias
-    fitted, given = layer.dense()
+    with torch.no_grad():
+        fitted, given = layer.dense()
     assert metric.relative_error(weight, fitted) < 0.97
     if offset is not None and given is not None:
         torch.testing.assert_close(fitted @ metric.mean + given, weight @ metric.mean + offset)
@@ -137,10 +150,8 @@ def test_from_dense_is_closer_than_the_zero_map_and_right_for_the_mean(name, set
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in layer.state_dict().items()}
 
 
-@over_settings
+@over(LINEAR)
 def test_from_dense_gives_the_same_twice_and_survives_a_zero_weight(name, settings) -> None:
-    if not layer_of(name, settings, (7, 13)).is_linear:
-        pytest.skip("not linear: fitted on samples")
     entry, metric = methods()[name], metric_of(7)
     one, two = (entry.layer.from_dense(rows(13, 7), None, entry.config(settings), metric) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
@@ -160,7 +171,7 @@ def test_fit_on_samples_improves_and_reports_the_error_it_reached(name, settings
     with torch.no_grad():
         after = float((layer(x) - y).norm() / scale)
     assert error == pytest.approx(after, rel=1e-4)
-    assert after < min(before, 0.95)
+    assert after < min(before, 0.9)
 
 
 @over_settings

@@ -18,7 +18,7 @@ from compressor.errors import CompressorError
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
 from compressor.layers.onnx_dct import acdc_functions, acdc_node
-from compressor.layers.solve import fit_linear, fit_to_samples, wanted_offset
+from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, wanted_offset
 from compressor_kernels import dispatch
 from compressor_kernels.reference import split
 
@@ -140,7 +140,7 @@ class ACDC(StructuredLayer):
             {"depth": 3, "basis": "dct2d", "seed": 7},
             {"permutation": "none", "sigma": 0.3},
             {"depth": 2, "relu": True},
-            {"depth": 1, "size": 67},
+            {"depth": 1, "size": 71},
         ]
 
     @classmethod
@@ -152,7 +152,12 @@ class ACDC(StructuredLayer):
         return layer
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        self._set_offset(y.mean(0))
+        if self.is_linear:
+            weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
+            fit_linear(self, weight, metric, order=2 * self.config.depth)
+            self._set_offset(wanted_offset(self, weight, bias, metric))
+        else:
+            self._set_offset(y.mean(0))
         return fit_to_samples(self, x, y)
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
 from compressor.layers.onnx_fastfood import fastfood_functions, fastfood_node
-from compressor.layers.solve import fit_linear, fit_to_samples, ridge, wanted_offset
+from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, ridge, wanted_offset
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -192,15 +192,20 @@ class Fastfood(StructuredLayer):
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
         out_features, in_features = weight.shape
         layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        fit_linear(layer, weight, metric, order=3)
-        if layer.bias is not None:
-            with torch.no_grad():
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
+        layer._fit_map(weight, bias, metric)
         return layer
+
+    def _fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+        fit_linear(self, weight, metric, order=3)
+        if self.bias is not None:
+            with torch.no_grad():
+                self.bias.copy_(wanted_offset(self, weight, bias, metric))
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
         if self.has_readout:
             self._fit_readout(x[:_RIDGE_ROWS], y[:_RIDGE_ROWS])
+        else:
+            self._fit_map(*linear_aim(x, y, has_bias=self.has_bias))
         return fit_to_samples(self, x, y)
 
     @torch.no_grad()

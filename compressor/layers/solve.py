@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,12 +17,14 @@ from compressor.layers.base import Metric, StructuredLayer
 
 _COLUMNS = 512  # of the root of Σ that the loss is taken on
 _ENERGY = 0.999  # of Σ that they must hold; else half of them sketch the rest
-_WORK = 3e10  # operations for one layer: below 20 s on one core
+_WORK = 6e9  # multiply-adds for one layer: some 10 s on one core
 _ITERATIONS = 400
+_LEAST_EVALUATIONS = 20
 _SAMPLE_ROWS = 16384
 _BATCH = 256
 _MEASURED_ROWS = 4096
 _EPOCHS = 20
+_STEPS = 500  # at least, where there are few rows
 _RATES = {"diagonal": 1e-2, "dense": 1e-3, "bias": 1e-3}
 
 
@@ -34,7 +36,7 @@ def wanted_offset(layer: StructuredLayer, weight: Tensor, bias: Tensor | None, m
     """
     if bias is None:
         return weight.new_zeros(len(weight))
-    missed = weight.double() - layer.dense()[0].double()
+    missed = weight.double() - layer.dense()[0].to(weight.device).double()
     return (bias.double() + missed @ metric.mean.double()).to(weight.dtype)
 
 
@@ -49,21 +51,24 @@ def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order:
     dtype = torch.float64 if max(weight.shape) <= 512 else torch.float32
     original = weight.dtype
     layer.to(dtype)
-    probes = _probes(metric).to(dtype)  # (columns, in)
-    aim = probes @ weight.detach().to(dtype).T
+    like = scaled[0]
+    probes = _probes(metric).to(like)  # (columns, in)
+    aim = probes @ weight.detach().to(like).T
     total = aim.square().sum()
     if float(total) > 0:
         with torch.no_grad():
             now = _linear_part(layer, probes).square().sum()
             _scale(scaled, float((total / now.clamp_min(1e-30)).sqrt()), order)
-        _lbfgs(scaled, lambda: (_linear_part(layer, probes) - aim).square().sum() / total, layer, len(probes))
+        affordable = int(_WORK / (6 * layer.macs() * len(probes)))
+        evaluations = max(_LEAST_EVALUATIONS, min(_ITERATIONS, affordable))
+        _lbfgs(scaled, lambda: (_linear_part(layer, probes) - aim).square().sum() / total, evaluations)
     with torch.no_grad():
         _scale(scaled, _best_gain(layer, weight, metric), order)
     layer.to(original)
 
 
 def fit_to_samples(layer: StructuredLayer, x: Tensor, y: Tensor) -> float:
-    """Train ``layer`` on ``x (rows, in) -> y (rows, out)`` by Adam, diagonals quicker; keep the best.
+    """Train ``layer`` on ``x (rows, in) -> y (rows, out)``: Adam, diagonals quicker, then L-BFGS; the best is kept.
 
     Returns ``‖layer(x) − y‖ / ‖y − mean‖`` over the rows used (at most 16,384); without biases the plain norm of y.
     """
@@ -74,33 +79,35 @@ def fit_to_samples(layer: StructuredLayer, x: Tensor, y: Tensor) -> float:
         missed: Tensor = layer(x[rows]) - y[rows]
         return missed.square().mean() / scale
 
+    @torch.no_grad()
     def loss_on_all() -> float:
-        with torch.no_grad():
-            starts = range(0, len(x), _MEASURED_ROWS)
-            parts = [slice(start, min(start + _MEASURED_ROWS, len(x))) for start in starts]
-            return math.fsum(float(loss_on(part)) * (part.stop - part.start) for part in parts) / len(x)
+        starts = range(0, len(x), _MEASURED_ROWS)
+        parts = [slice(start, min(start + _MEASURED_ROWS, len(x))) for start in starts]
+        return math.fsum(float(loss_on(part)) * (part.stop - part.start) for part in parts) / len(x)
 
-    groups: dict[str, list[Tensor]] = {kind: [] for kind in _RATES}
-    for name, parameter in layer.named_parameters():
-        groups[layer.kind(name)].append(parameter)
-    used = [kind for kind, members in groups.items() if members]
-    optimizer = torch.optim.Adam([{"params": groups[kind], "lr": _RATES[kind]} for kind in used])
-    epochs = max(1, min(_EPOCHS, int(4 * _WORK / (6 * layer.macs() * len(x)))))
-    steps = epochs * math.ceil(len(x) / _BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(0)
     best, best_state = loss_on_all(), copy.deepcopy(layer.state_dict())
-    for _ in range(epochs):
-        for rows in torch.split(torch.randperm(len(x), generator=generator), _BATCH):
-            optimizer.zero_grad()
-            loss_on(rows).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+    work = 6 * layer.macs() * len(x)
+    for _ in _adam(layer, loss_on, len(x), work):
         now = loss_on_all()
         if now < best:
             best, best_state = now, copy.deepcopy(layer.state_dict())
     layer.load_state_dict(best_state)
+    if work * _LEAST_EVALUATIONS <= _WORK:  # full batches are cheap
+        _lbfgs(list(layer.parameters()), lambda: loss_on(slice(None)), min(_ITERATIONS, int(_WORK / work)))
+        best = loss_on_all()
     return math.sqrt(best)
+
+
+def linear_aim(x: Tensor, y: Tensor, *, has_bias: bool) -> tuple[Tensor, Tensor | None, Metric]:
+    """The affine map nearest to ``x (rows, in) -> y (rows, out)``, as weight and bias, and the metric of x."""
+    x64, y64 = x.detach().cpu().double(), y.detach().cpu().double()
+    mean, aim_mean = x64.mean(0), y64.mean(0)
+    if not has_bias:
+        mean, aim_mean = torch.zeros_like(mean), torch.zeros_like(aim_mean)
+    weight = ridge(x64 - mean, y64 - aim_mean).T
+    metric = Metric((x64 - mean).T @ (x64 - mean) / len(x64), mean)
+    bias = (aim_mean - weight @ mean).to(x.dtype) if has_bias else None
+    return weight.to(x.dtype), bias, metric
 
 
 def ridge(features: Tensor, y: Tensor, *, damping: float = 1e-4) -> Tensor:
@@ -121,23 +128,42 @@ def ridge(features: Tensor, y: Tensor, *, damping: float = 1e-4) -> Tensor:
 
 def _probes(metric: Metric) -> Tensor:
     """Rows ``R (columns, in)`` with ``RᵀR ≈ Σ``: its leading eigenvectors, and a sketch of the rest where it counts."""
-    values, vectors = torch.linalg.eigh(metric.covariance.double())
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    rows = (vectors * values.sqrt()).T  # (in, in), most energy first
-    held = values.cumsum(0)
-    needed = int((held < _ENERGY * held[-1]).sum()) + 1
-    if needed <= _COLUMNS or len(rows) <= _COLUMNS:
-        return rows[: max(needed, 1)] if len(rows) > _COLUMNS else rows
+    sigma = metric.covariance.double()
+    values, vectors = _leading(sigma, _COLUMNS)
+    rows = (vectors * values.sqrt()).T  # most energy first
+    total, held = float(sigma.trace()), values.cumsum(0)
+    needed = int((held < _ENERGY * total).sum()) + 1
+    if needed <= len(rows) or len(rows) == len(sigma):
+        return rows[:needed]
     half = _COLUMNS // 2
     generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(_COLUMNS - half, len(rows) - half, generator=generator, dtype=rows.dtype)
-    return torch.cat((rows[:half], mix @ rows[half:] / math.sqrt(_COLUMNS - half)))
+    mix = torch.randn(_COLUMNS - half, len(sigma), generator=generator, dtype=rows.dtype)
+    mix -= mix @ vectors[:, :half] @ vectors[:, :half].T  # the rest is taken to be the same in all directions
+    spread = (total - float(held[half - 1])) / (len(sigma) - half)
+    return torch.cat((rows[:half], mix * math.sqrt(max(spread, 0.0) / (_COLUMNS - half))))
+
+
+def _leading(sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest ``count`` eigenvalues of ``sigma (n, n)`` and their vectors ``(n, count)``, largest first.
+
+    By subspace iteration where the whole decomposition would take long.
+    """
+    n = len(sigma)
+    if n <= 2 * count:
+        values, vectors = torch.linalg.eigh(sigma)
+    else:
+        basis = torch.randn(n, count + 32, generator=torch.Generator().manual_seed(0), dtype=sigma.dtype)
+        for _ in range(3):
+            basis = torch.linalg.qr(sigma @ basis).Q
+        values, inner = torch.linalg.eigh(basis.T @ sigma @ basis)
+        vectors = basis @ inner
+    return values.flip(0)[:count].clamp_min(0), vectors.flip(1)[:, :count]
 
 
 def _linear_part(layer: StructuredLayer, rows: Tensor) -> Tensor:
     """``rows Ŵᵀ``: the layer without what it gives for a zero input."""
     given = layer.transform(F.pad(rows, (0, 0, 0, 1)))  # one row of zeros below
-    return given[:-1] - given[-1:] if layer.has_bias else given[:-1]
+    return torch.sub(given[:-1], given[-1:]) if layer.has_bias else given[:-1]
 
 
 def _scale(parameters: list[torch.nn.Parameter], gain: float, order: int) -> None:
@@ -147,16 +173,36 @@ def _scale(parameters: list[torch.nn.Parameter], gain: float, order: int) -> Non
 
 def _best_gain(layer: StructuredLayer, weight: Tensor, metric: Metric) -> float:
     """The g ≥ 0 that minimises ``‖(W − g Ŵ) Σ^½‖``; 0 where Ŵ has no part of W."""
-    sigma, approximation = metric.covariance.double(), layer.dense()[0].double()
+    sigma, approximation = metric.covariance.double(), layer.dense()[0].to(metric.covariance.device).double()
     seen = approximation @ sigma
     own = float((seen * approximation).sum())
     common = float((seen * weight.double()).sum())
     return max(0.0, common / own) if math.isfinite(own) and own > 0 else 0.0
 
 
-def _lbfgs(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], layer: StructuredLayer, rows: int) -> None:
-    """Minimise in place, within the work allowed; the best point seen is kept."""
-    evaluations = max(20, min(_ITERATIONS, int(_WORK / (6 * layer.macs() * rows))))
+def _adam(layer: StructuredLayer, loss_on: Callable[[Tensor], Tensor], count: int, work: int) -> Iterator[int]:
+    """Epochs over ``count`` rows in an order of its own, each costing ``work``; yields after each."""
+    groups: dict[str, list[Tensor]] = {kind: [] for kind in _RATES}
+    for name, parameter in layer.named_parameters():
+        groups[layer.kind(name)].append(parameter)
+    optimizer = torch.optim.Adam(
+        [{"params": members, "lr": _RATES[kind]} for kind, members in groups.items() if members]
+    )
+    batches = math.ceil(count / _BATCH)
+    epochs = max(1, min(max(_EPOCHS, _STEPS // batches), int(4 * _WORK / work)))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(epochs):
+        for rows in torch.split(torch.randperm(count, generator=generator), _BATCH):
+            optimizer.zero_grad()
+            loss_on(rows).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        yield epoch
+
+
+def _lbfgs(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], evaluations: int) -> None:
+    """Minimise in place, within so many evaluations of ``loss``; the best point seen is kept."""
     optimizer = torch.optim.LBFGS(
         parameters,
         max_iter=evaluations,

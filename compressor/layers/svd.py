@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
-from compressor.layers.solve import wanted_offset
+from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
 
 _DEFAULT_FRACTION = 0.25
 _NULL_SPACE = 1e-10  # of the mean of Σ's diagonal: directions never seen are ordered by W alone
@@ -88,7 +88,7 @@ class SVD(StructuredLayer):
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
         out_features, in_features = weight.shape
         w = weight.detach().double()
-        u, s, _ = torch.linalg.svd(w @ _root(metric) if config.aware else w, full_matrices=False)
+        u, s = _left(w, metric) if config.aware else torch.linalg.svd(w, full_matrices=False)[:2]
         if config.energy is not None:
             kept = s.square().cumsum(0)
             rank = min(int((kept < config.energy * kept[-1]).sum()) + 1, len(s))
@@ -105,6 +105,12 @@ class SVD(StructuredLayer):
                 layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
         return layer
 
+    def fit_samples(self, x: Tensor, y: Tensor) -> float:
+        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
+        config = self.config.model_copy(update={"rank": len(self.down), "energy": None, "fraction": None})
+        self.load_state_dict(self.from_dense(weight, bias, config, metric).state_dict())
+        return fit_to_samples(self, x, y)
+
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
         rank = (params - bias * out_features) // (in_features + out_features)
@@ -112,7 +118,11 @@ class SVD(StructuredLayer):
         return base.model_copy(update={"rank": rank, "energy": None, "fraction": None})
 
 
-def _root(metric: Metric) -> Tensor:
+def _left(w: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values of ``W Σ^½``, through the smaller of the two symmetric problems."""
     sigma = metric.covariance.double()
-    damping = _NULL_SPACE * sigma.diagonal().mean()
-    return Metric(sigma + damping * torch.eye(len(sigma), dtype=sigma.dtype), metric.mean).root()
+    sigma = sigma + _NULL_SPACE * sigma.diagonal().mean() * torch.eye(len(sigma), dtype=sigma.dtype)
+    if len(w) > len(sigma):
+        return torch.linalg.svd(w @ Metric(sigma, metric.mean).root(), full_matrices=False)[:2]
+    values, vectors = torch.linalg.eigh(w @ sigma @ w.T)
+    return vectors.flip(1), values.flip(0).clamp_min(0).sqrt()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,15 +27,58 @@ def dct_matrix(n: int, *, dtype: torch.dtype = torch.float64, device: torch.devi
     return (table * _scale(n, index)).to(dtype)
 
 
+class _Dct(torch.autograd.Function):
+    """The DCT-II, whose gradient is its inverse; autograd through the FFT would take longer."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return _dct(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing need be kept."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return idct(grad)
+
+
+class _Idct(torch.autograd.Function):
+    """The DCT-III, whose gradient is the DCT-II."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return _idct(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing need be kept."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return dct(grad)
+
+
 def dct(x: Tensor) -> Tensor:
     """Orthonormal DCT-II, ``x C``, of any length N ≥ 1 (Makhoul 1980: one real FFT of length N)."""
+    y: Tensor = _Dct.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def idct(x: Tensor) -> Tensor:
+    """Orthonormal DCT-III, ``x Cᵀ``: the inverse of `dct`."""
+    y: Tensor = _Idct.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _dct(x: Tensor) -> Tensor:
     n = x.shape[-1]
     if n <= DENSE_LIMIT:
         return x @ dct_matrix(n, dtype=x.dtype, device=x.device)
     if x.numel() == 0:  # no rows: the FFT libraries refuse
         return x.clone()
     if x.dtype in (torch.float16, torch.bfloat16):
-        return dct(x.float()).to(x.dtype)
+        return _dct(x.float()).to(x.dtype)
     spectrum = torch.fft.rfft(torch.cat((x[..., 0::2], x[..., 1::2].flip(-1)), -1))  # (..., N//2 + 1)
     cos, sin = _twiddle(n, x)
     real, imaginary = spectrum.real, spectrum.imag
@@ -43,15 +87,14 @@ def dct(x: Tensor) -> Tensor:
     return torch.cat((low, high), -1) * _scale(n, torch.arange(n, device=x.device)).to(x.dtype)
 
 
-def idct(x: Tensor) -> Tensor:
-    """Orthonormal DCT-III, ``x Cᵀ``: the inverse of `dct`."""
+def _idct(x: Tensor) -> Tensor:
     n = x.shape[-1]
     if n <= DENSE_LIMIT:
         return x @ dct_matrix(n, dtype=x.dtype, device=x.device).T
     if x.numel() == 0:
         return x.clone()
     if x.dtype in (torch.float16, torch.bfloat16):
-        return idct(x.float()).to(x.dtype)
+        return _idct(x.float()).to(x.dtype)
     half = n // 2 + 1
     x = x / _scale(n, torch.arange(n, device=x.device)).to(x.dtype)
     low, high = x[..., :half], F.pad(x[..., n - half + 1 :].flip(-1), (1, 0))  # X_k and X_{N-k}, with X_N = 0

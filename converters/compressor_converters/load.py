@@ -1,0 +1,218 @@
+"""Models in: a state dict, an exported program, a live module or code that makes one, as one kind of value."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from compressor.errors import CompressorError
+from compressor.layers import StructuredLayer
+from compressor_converters import arch as code
+from compressor_converters.graph import free_batch, to_module
+from compressor_converters.pt2 import is_ours, load_pt2
+from compressor_converters.state_dict import describe_keys, fill, read_pickle, read_safetensors, tensors_of
+
+Format = Literal["state_dict", "pt2", "module", "pickle", "safetensors"]
+
+
+@dataclass
+class Loaded:
+    """A model, ready to run, and where it came from."""
+
+    model: nn.Module  # in eval mode
+    format: Format
+    source: str  # as the user named it
+    sha256: str | None  # of the file; None for live models
+    arch: str | None  # the code that makes the empty network, where there is such
+    input_names: tuple[str, ...]
+    example: tuple[Tensor, ...] | None  # an input that the model takes, where the file tells its shape
+
+
+def load_model(
+    source: str | Path | nn.Module, *, arch: str | None = None, unsafe: bool = False, meta: bool = False
+) -> Loaded:
+    """The model that ``source`` names: a file, ``module:callable`` or ``file.py:callable``, or the module itself.
+
+    ``arch`` names the code that makes the network of a state dict. ``meta`` builds networks made by code
+    without weights (meta device): enough to count. Only with ``unsafe`` may reading a file run code in it.
+    """
+    if isinstance(source, nn.Module):
+        return _checked(Loaded(source, "module", type(source).__name__, None, arch, input_names(source), None))
+    path = Path(source)
+    if not path.exists() and code.is_callable_spec(str(source)):
+        model = _build(str(source), meta)
+        return _checked(Loaded(model, "module", str(source), None, str(source), input_names(model), None))
+    kind = _kind(path)
+    if kind == "pt2":
+        return _checked(_load_program(path, unsafe))
+    state: Any = read_safetensors(path) if kind == "safetensors" else read_pickle(path, unsafe=unsafe)
+    if isinstance(state, nn.Module):
+        return _checked(Loaded(state, "pickle", str(source), _sha256(path), None, input_names(state), None))
+    tensors = tensors_of(path, state)
+    if arch is None:
+        raise CompressorError(
+            f"{path}: is a state dict ({describe_keys(tensors)}), which does not say how the network runs;"
+            " name the code that makes it: --arch module:callable"
+        )
+    model = _build(arch, meta=False)
+    fill(model, tensors, path, arch)
+    return _checked(Loaded(model, kind, str(source), _sha256(path), arch, input_names(model), None))
+
+
+def input_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of the inputs that ``model`` needs; the first one where it needs none by name."""
+    parameters = [
+        p
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    needed = tuple(p.name for p in parameters if p.default is p.empty)
+    return needed or tuple(p.name for p in parameters[:1]) or ("input",)
+
+
+def _build(spec: str, meta: bool) -> nn.Module:
+    if not meta:
+        model = code.call(spec)
+    else:
+        with torch.device("meta"):
+            model = code.call(spec)
+    if not isinstance(model, nn.Module):
+        raise CompressorError(f"'{spec}' gave a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _checked(loaded: Loaded) -> Loaded:
+    """Refuse what cannot be compressed: a model with structured layers, or with weights that are no numbers."""
+    for name, module in loaded.model.named_modules():
+        if isinstance(module, StructuredLayer):
+            raise CompressorError(
+                f"{loaded.source}: was compressed already ('{name}' is a layer of method {module.method});"
+                " start from the original model"
+            )
+    for name, value in [*loaded.model.named_parameters(), *loaded.model.named_buffers()]:
+        if value.is_meta or not value.is_floating_point():
+            continue
+        is_weight = isinstance(value, nn.Parameter)  # buffers may hold infinities on purpose, masks do
+        bad = ~torch.isfinite(value) if is_weight else torch.isnan(value)
+        if bad.any():
+            raise CompressorError(
+                f"{loaded.source}: '{name}' holds {int(bad.sum()):,} values of {value.numel():,} that are NaN or"
+                " infinite, so the model computes nothing; use a checkpoint from before that happened"
+            )
+    loaded.model.eval()
+    return loaded
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def _kind(path: Path) -> Literal["pt2", "safetensors", "state_dict"]:
+    """What is in the file, by its content; CompressorError for what is no model that can be read."""
+    if not path.exists():
+        raise CompressorError(f"{path}: there is no such file (code that makes a model is named module:callable)")
+    if path.is_dir():
+        if (path / "model.safetensors").exists() and (path / "recipe.yaml").exists():
+            raise CompressorError(f"{path}: is a folder that was compressed already; name the original model")
+        raise CompressorError(f"{path}: is a folder; name the file with the model")
+    if not path.is_file():
+        raise CompressorError(f"{path}: is not a regular file")
+    if path.stat().st_size == 0:
+        raise CompressorError(f"{path}: is empty (0 bytes)")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if path.suffix == ".onnx":
+        raise CompressorError(f"{path}: ONNX models cannot be read yet; give the torch model that it was made from")
+    if start[:2] == b"PK":
+        return _kind_of_zip(path)
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return "safetensors"
+    if path.suffix == ".pt2":
+        raise CompressorError(f"{path}: is not an exported program: it is no zip archive, it begins {start[:16]!r}")
+    if start[:1] == b"\x80":  # a pickle, as torch wrote before its zip format
+        return "state_dict"
+    raise CompressorError(
+        f"{path}: is not a model file (it begins {start[:16]!r}); known are a state dict (.pt, .pth, .safetensors)"
+        " and an exported program (.pt2)"
+    )
+
+
+def _kind_of_zip(path: Path) -> Literal["pt2", "state_dict"]:
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = {name.split("/", 1)[-1] for name in file.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CompressorError(f"{path}: is cut off or damaged ({error}); copy or download it again") from None
+    if names & {"archive_format", "models/model.json", "serialized_exported_program.json"}:
+        return "pt2"
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        raise CompressorError(
+            f"{path}: is a TorchScript archive (torch.jit.save), which is not read; give its state dict with --arch,"
+            " or an exported program (torch.export.save)"
+        )
+    if any(name.endswith(".npy") for name in names):
+        raise CompressorError(f"{path}: holds arrays (.npz), not a model; is it meant for --data?")
+    if "data.pkl" in names or path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        return "state_dict"
+    if path.suffix == ".pt2":
+        return "pt2"
+    raise CompressorError(f"{path}: is a zip archive without a model in it ({', '.join(sorted(names)[:3])}, ...)")
+
+
+def _load_program(path: Path, unsafe: bool) -> Loaded:
+    if is_ours(path):
+        raise CompressorError(f"{path}: was compressed already; start from the original model")
+    program = load_pt2(path, unsafe=unsafe)
+    example = _example(program)
+    names = tuple(str(name) for name in program.graph_signature.user_inputs if isinstance(name, str))
+    model = to_module(program)
+    if example is not None and not free_batch(model, example):
+        raise CompressorError(
+            f"{path}: was exported for a batch of {len(example[0])} only; export it with a free batch:"
+            ' torch.export.export(model, inputs, dynamic_shapes=({0: torch.export.Dim("batch")},))'
+        )
+    return Loaded(model, "pt2", str(path), _sha256(path), None, names, example)
+
+
+def _example(program: ExportedProgram) -> tuple[Tensor, ...] | None:
+    """An input of the shapes that ``program`` was exported with: seeded noise, or zeros for whole numbers."""
+    generator = torch.Generator().manual_seed(0)
+    names = program.graph_signature.user_inputs
+    nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    found = []
+    for name in names:
+        value = nodes[name].meta.get("val") if isinstance(name, str) and name in nodes else None
+        if not isinstance(value, Tensor):
+            return None
+        shape = _sizes(value.shape)
+        if shape is None:
+            return None
+        made = torch.zeros(shape, dtype=value.dtype)
+        found.append(made.normal_(generator=generator) if value.is_floating_point() else made)
+    return tuple(found) if found and all(x.ndim for x in found) else None
+
+
+def _sizes(shape: Sequence[Any]) -> list[int] | None:
+    sizes = []
+    for size in shape:
+        if isinstance(size, int):
+            sizes.append(size)
+            continue
+        hint = getattr(size.node, "hint", None)
+        if hint is None:
+            return None
+        sizes.append(int(hint))
+    return sizes
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,152 @@
+"""Exported programs (.pt2): read without running what is in them, written without traces of the machine."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from compressor.errors import CompressorError
+from compressor_converters import pt2_check
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_CHUNK = 1 << 20
+
+
+def check_pt2(path: str | Path) -> None:
+    """CompressorError unless everything in the file is known to be harmless. Loads nothing."""
+    _archive(Path(path), None)
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether the exported program in ``path`` was written by `save_pt2`."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(name.split("/", 1)[-1] == pt2_check.MARK for name in file.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def load_pt2(path: str | Path, *, unsafe: bool = False) -> ExportedProgram:
+    """The exported program in ``path``, its tensors on the CPU.
+
+    What the file holds is checked and copied into a clean archive first, and that is what torch reads; with
+    ``unsafe`` torch reads the file itself.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "model.pt2"
+        if not unsafe:
+            with copy.open("wb") as out:
+                _archive(path, out)
+        try:
+            return _quietly_load(path if unsafe else copy)
+        except Exception as error:  # torch raises many kinds for a program that it cannot read
+            said = (str(error).strip().splitlines() or [""])[0][:200]
+            raise CompressorError(
+                f"{path}: torch {torch.__version__} does not read this exported program:"
+                f" {type(error).__name__}: {said}; export and save it anew with this version"
+            ) from error
+
+
+def _quietly_load(path: Path) -> ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if path.suffix == ".pt2":
+            return torch.export.load(path)
+        return torch.export.load(io.BytesIO(path.read_bytes()))
+
+
+def save_pt2(
+    model: nn.Module, example: tuple[Tensor, ...], path: str | Path, *, dynamic_batch: bool = True
+) -> str | None:
+    """Export ``model`` and write it; the same model gives the same bytes.
+
+    The batch (axis 0 of every input) is free; where the model fixes it, a program for the example's batch is
+    written and the returned note says so. Example inputs, stack traces and machine paths are left out.
+    """
+    program, note = export(model, example, dynamic_batch=dynamic_batch)
+    whole = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, whole)
+    path = Path(path)
+    with zipfile.ZipFile(whole) as file, path.open("wb") as out:
+        try:
+            _copy(file, pt2_check.cleaned(file, len(whole.getbuffer())), out, mark=True)
+        except pt2_check.RefusedError as error:
+            raise CompressorError(
+                f"{path.name}: this model cannot be written as an exported program: {error}"
+            ) from None
+    return note
+
+
+def export(
+    model: nn.Module, example: tuple[Tensor, ...], *, dynamic_batch: bool = True
+) -> tuple[ExportedProgram, str | None]:
+    """The exported program of ``model`` in eval mode, and a note where the batch could not be left free."""
+    was_training = model.training
+    model.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if not dynamic_batch:
+                return torch.export.export(model, example, strict=False), None
+            try:
+                # Two rows: torch takes a size of one for a constant, and the file must not depend on their number.
+                two = tuple(torch.cat([x, x])[:2] for x in example)
+                return torch.export.export(model, two, strict=False, dynamic_shapes=_free_batch(two)), None
+            except Exception as error:  # torch.export raises many kinds; the reason is passed on
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+                program = torch.export.export(model, example, strict=False)
+                return (
+                    program,
+                    f"model.pt2 takes a batch of {len(example[0])} only: the batch cannot be left free ({reason})",
+                )
+    finally:
+        model.train(was_training)
+
+
+def _free_batch(example: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    batch = torch.export.Dim("batch", min=1)
+    return tuple({0: batch} for _ in example)
+
+
+def _archive(path: Path, out: BinaryIO | None) -> None:
+    """Check ``path`` and write what may be loaded from it to ``out``."""
+    try:
+        file, size = pt2_check.read(path)
+        with file:
+            archive = pt2_check.cleaned(file, size)
+            if out is not None:
+                _copy(file, archive, out, mark=archive.marked)
+    except pt2_check.RefusedError as error:
+        raise CompressorError(
+            f"{path}: not read as an exported program, {error} (if you trust the file: --unsafe-load)"
+        ) from None
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise CompressorError(f"{path}: the archive is damaged: {error}") from None
+    except (TypeError, KeyError, AttributeError, ValueError, NotImplementedError, RuntimeError) as error:
+        # A value of another kind than torch writes, wherever it stands: the checks do not look at each.
+        raise CompressorError(f"{path}: not read as an exported program, it is malformed ({error!s:.80})") from None
+
+
+def _copy(file: zipfile.ZipFile, archive: pt2_check.Archive, out: BinaryIO, *, mark: bool) -> None:
+    texts = archive.texts | ({pt2_check.MARK: b"1"} if mark else {})
+    with zipfile.ZipFile(out, "w") as target:
+        for name in sorted([*texts, *archive.payloads]):
+            info = zipfile.ZipInfo("model/" + name, _EPOCH)
+            with target.open(info, "w", force_zip64=name in archive.payloads) as entry:
+                if name in texts:
+                    entry.write(texts[name])
+                    continue
+                with file.open(archive.payloads[name]) as source:
+                    while chunk := source.read(_CHUNK):
+                        entry.write(chunk)
