@@ -69,6 +69,10 @@ class Body:
         """All axes reversed; for tables, made once."""
         return self.once(f"{table} transposed", lambda: self.op("Transpose", table))
 
+    def like_input(self, value: str) -> str:
+        """``value`` in the type of ``x``: a body serves models of any precision. Nothing is left of it in float32."""
+        return self.op("CastLike", value, "x")
+
     # --- indices and tables ---------------------------------------------------------------------
 
     def indices(self, n: int, *, start: int = 0, step: int = 1) -> str:
@@ -92,7 +96,7 @@ class Body:
         turn = self.op("Mod", doubled, self.whole(4 * n))
         quadrant = self.op("Sub", self.op("Abs", self.op("Sub", turn, self.whole(2 * n))), self.whole(n))
         angle = self.op("Mul", self.op("Cast", quadrant, to=1), self.real(math.pi / (2 * n)))
-        return self.op("Sin", angle)
+        return self.like_input(self.op("Sin", angle))
 
     # --- the last axis --------------------------------------------------------------------------
 

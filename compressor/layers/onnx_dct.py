@@ -142,7 +142,7 @@ def _cosine_matrix(body: Body, n: int, rows: int) -> str:
     table = body.cosines(body.indices(rows, start=1, step=2), body.indices(n), 2 * n)
     first = body.op("Equal", body.indices(n), body.whole(0))
     scale = body.op("Where", first, body.real(math.sqrt(1 / n)), body.real(math.sqrt(2 / n)))
-    return body.op("Mul", table, scale)
+    return body.op("Mul", table, body.like_input(scale))
 
 
 class _Dense(_Member):
@@ -215,12 +215,11 @@ class _Twiddled(_Member):
         first = self._is_zero(q)  # (columns,)
         if not self.even:
             twice = body.op("Or", twice, first)
-        nothing = body.real(0.0)
 
         def gathered(values: str, power: float) -> tuple[str, str]:
             low, high = body.real((1 / n) ** power), body.real((2 / n) ** power)
-            at_plus = body.op("Where", self._is_zero(plus), low, high)
-            at_minus = body.op("Where", twice, nothing, high)
+            at_plus = body.like_input(body.op("Where", self._is_zero(plus), low, high))
+            at_minus = body.like_input(body.op("Where", twice, body.real(0.0), high))
             return (
                 body.op("Mul", body.op("Gather", values, plus, axis=1), at_plus),
                 body.op("Mul", body.op("Gather", values, minus, axis=1), at_minus),
@@ -232,7 +231,7 @@ class _Twiddled(_Member):
         up, down = gathered("d", 1.0)
         both = body.op("Add", up, down)
         self.of_p, self.of_q = except_first(up, both), except_first(down, both)
-        self.across = except_first(nothing, body.op("Sub", up, down))
+        self.across = except_first(body.like_input(body.real(0.0)), body.op("Sub", up, down))
         self.offsets: tuple[str, str] | None = None
         if self.shape.bias:
             up, down = gathered("beta", 0.5)

@@ -59,7 +59,7 @@ def fastfood_functions(in_features: int, *, d: int, blocks: int, width: int, fea
         h = op("Relu", h)
     elif features == "rbf":
         h = op("Concat", op("Cos", h), op("Sin", h), axis=-1)
-        h = op("Mul", h, body.real(math.sqrt(1 / width)))
+        h = op("Mul", h, body.like_input(body.real(math.sqrt(1 / width))))
     return [body.function(h)]
 
 
@@ -90,11 +90,11 @@ def _table(body: Body, bits: int) -> str:
     def make() -> str:
         op = body.op
         if bits == 0:
-            return op("Cast", body.column(body.ints(1)), to=1)
+            return body.like_input(body.column(body.ints(1)))
         places = op("Div", body.column(body.indices(2**bits)), body.ints(*(2**bit for bit in range(bits))))
         digits = op("Cast", op("Mod", places, body.whole(2)), to=1)  # (2^bits, bits)
         shared = op("Cast", op("MatMul", digits, op("Transpose", digits)), to=7)
         parity = op("Cast", op("Mod", shared, body.whole(2)), to=1)
-        return op("Sub", body.real(1.0), op("Mul", parity, body.real(2.0)))
+        return body.like_input(op("Sub", body.real(1.0), op("Mul", parity, body.real(2.0))))
 
     return body.once(f"H{bits}", make)

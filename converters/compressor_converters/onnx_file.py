@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
 _IR_VERSION = 8  # onnxruntime from 1.13 on
 _BATCH = "batch"
@@ -91,9 +93,7 @@ def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, 
             external_data=False,
         )
     assert program is not None
-    outputs = program.model.graph.outputs
-    for i, value in enumerate(outputs):
-        value.name = "output" if len(outputs) == 1 else f"output_{i}"
+    _name(program.model.graph, names)
     proto: onnx.ModelProto = program.model_proto
     return proto
 
@@ -109,6 +109,24 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _name(graph: ir.Graph, inputs: list[str]) -> None:
+    """Name what goes in and what comes out; any other value that has such a name makes way.
+
+    The exporter's own ``input_names`` lets an input and a parameter share a name, and so be taken for each other.
+    """
+    outputs = ["output"] if len(graph.outputs) == 1 else [f"output_{i}" for i in range(len(graph.outputs))]
+    outputs = [f"{name}_of_model" if name in inputs else name for name in outputs]
+    inner = [*graph.initializers.values(), *(value for node in graph.all_nodes() for value in node.outputs)]
+    taken = {*inputs, *outputs, *(value.name for value in inner)}
+    for value in inner:
+        if value.name in inputs or value.name in outputs:
+            name = next(name for i in itertools.count() if (name := f"{value.name}_inner{i}") not in taken)
+            taken.add(name)
+            value.name = name
+    for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name
 
 
 @contextlib.contextmanager
