@@ -59,7 +59,7 @@ def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order:
         with torch.no_grad():
             now = _linear_part(layer, probes).square().sum()
             _scale(scaled, float((total / now.clamp_min(1e-30)).sqrt()), order)
-        affordable = int(_WORK / (6 * layer.macs() * len(probes)))
+        affordable = int(_WORK / _cost(layer, len(probes)))
         evaluations = max(_LEAST_EVALUATIONS, min(_ITERATIONS, affordable))
         _lbfgs(scaled, lambda: (_linear_part(layer, probes) - aim).square().sum() / total, evaluations)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def fit_to_samples(layer: StructuredLayer, x: Tensor, y: Tensor) -> float:
         return math.fsum(float(loss_on(part)) * (part.stop - part.start) for part in parts) / len(x)
 
     best, best_state = loss_on_all(), copy.deepcopy(layer.state_dict())
-    work = 6 * layer.macs() * len(x)
+    work = _cost(layer, len(x))
     for _ in _adam(layer, loss_on, len(x), work):
         now = loss_on_all()
         if now < best:
@@ -178,6 +178,11 @@ def _best_gain(layer: StructuredLayer, weight: Tensor, metric: Metric) -> float:
     own = float((seen * approximation).sum())
     common = float((seen * weight.double()).sum())
     return max(0.0, common / own) if math.isfinite(own) and own > 0 else 0.0
+
+
+def _cost(layer: StructuredLayer, rows: int) -> int:
+    """Operations of one forward and backward pass; those of matmuls count less, for they run quicker."""
+    return 6 * rows * min(layer.macs(), 8 * layer.trained_params())
 
 
 def _adam(layer: StructuredLayer, loss_on: Callable[[Tensor], Tensor], count: int, work: int) -> Iterator[int]:
