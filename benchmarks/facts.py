@@ -9,18 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from compressor.case import processor
+
 RESULTS = Path(__file__).resolve().parent / "results"
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
-
-
-def processor() -> str:
-    """The processor's own name where the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def facts(seed: int) -> dict[str, Any]:

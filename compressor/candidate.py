@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compressor_converters.onnx_file import save_onnx
-from compressor_converters.pt2 import save_pt2
 from torch import Tensor, nn
 
 from compressor.case import Case
@@ -31,6 +29,8 @@ from compressor.measure import (
 from compressor.report import LatencyRow, Side
 from compressor.sites import structured
 from compressor_converters import manifest as manifests
+from compressor_converters.onnx_file import save_onnx
+from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
 BATCHES = (1, 32)
@@ -161,14 +161,17 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
             entry |= {"accuracy": found.value, "error": 1 - found.value}
         return entry
     if data is not None:
-        return {"fidelity": fidelity(lambda inputs: first_output(case.model(*inputs)), run, data)}
+        return {"fidelity": fidelity(_torch_runner(case.model), run, data)}
     return {}
 
 
 def _runner(candidate: Candidate) -> Callable[[tuple[Tensor, ...]], Tensor]:
-    model = candidate.model
-    if model is not None:
-        device = _device(model)
-        return lambda inputs: first_output(model(*(x.to(device) for x in inputs))).cpu()
+    if candidate.model is not None:
+        return _torch_runner(candidate.model)
     session = ort_session(candidate.onnx)
     return lambda inputs: torch.from_numpy(run_ort(session, inputs)[0])
+
+
+def _torch_runner(model: nn.Module) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    device = _device(model)
+    return lambda inputs: first_output(model(*(x.to(device) for x in inputs))).cpu()

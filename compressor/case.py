@@ -7,11 +7,10 @@ import copy
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from compressor_converters.graph import to_module
-from compressor_converters.load import Loaded, load_model
 from torch import Tensor, nn
 
 from compressor.data import Dataset, as_dataset, load_data
@@ -21,6 +20,8 @@ from compressor.plan import Plan, make_plan
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
 from compressor.sites import Run, Site, find_runs, find_sites
+from compressor_converters.graph import to_module
+from compressor_converters.load import Loaded, load_model
 
 _SET_ASIDE = 0.1  # of the data, for evaluation where no evaluation data is given
 _EXAMPLE_ROWS = 8
@@ -217,3 +218,13 @@ def versions() -> dict[str, str]:
 
     names: Sequence[str] = ("structured-compress", "torch", "onnx", "onnxruntime", "numpy", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def processor() -> str:
+    """The processor's own name where the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from compressor.progress import Progress as ProgressProtocol
 from compressor.progress import Stage, silent
+from compressor.report.marks import latency_change
 
 if TYPE_CHECKING:
     from compressor.bench import Timings
@@ -187,8 +188,8 @@ def latency_table(measured: Timings) -> Table:
             cells = []
             for candidate in measured.values():
                 row = candidate[runtime][batch]
-                slower = "  slower" if row.median > reference.median else ""
-                cells.append(f"{row.median:.3f} ({row.p10:.3f} – {row.p90:.3f}){slower}")
+                change = "" if row is reference else "  " + latency_change(reference, row).text
+                cells.append(f"{row.median:.3f} ({row.p10:.3f} – {row.p90:.3f}){change}")
             table.add_row(runtime, batch, *cells)
     return table
 

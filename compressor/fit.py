@@ -80,7 +80,7 @@ def _fit_entry(
 ) -> Fitted:
     template = layer_for(entry, sites)
     if template.is_linear and len(entry.sites) == 1:
-        layer, error = _fit_linear(student, teacher, entry, data, changed)
+        layer, error = _fit_linear(student, teacher, entry, data, changed, seed)
         before = sites[entry.name].params
         if layer.params() >= before:
             why = f"{entry.method} would not be smaller ({layer.params():,} against {before:,})"
@@ -110,7 +110,7 @@ def put(student: nn.Module, entry: Entry, layer: nn.Module) -> None:
 
 
 def _fit_linear(
-    student: nn.Module, teacher: nn.Module, entry: Entry, data: Dataset | None, changed: bool
+    student: nn.Module, teacher: nn.Module, entry: Entry, data: Dataset | None, changed: bool, seed: int
 ) -> tuple[StructuredLayer, float]:
     assert entry.method is not None
     dense = teacher.get_submodule(entry.name)
@@ -120,7 +120,7 @@ def _fit_linear(
     if data is None:
         metric = Metric.identity(dense.in_features)
     else:
-        seen = moments(entry.name, teacher, student, _inputs(data, student), same_prefix=not changed)
+        seen = moments(entry.name, teacher, student, _inputs(data, student, seed), same_prefix=not changed)
         weight, bias, metric = seen.target(weight, bias)
     layer_class = method(entry.method).layer
     config = layer_class.Config.from_settings(entry.method, entry.config)
@@ -134,9 +134,9 @@ def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _inputs(data: Dataset, model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+def _inputs(data: Dataset, model: nn.Module, seed: int) -> Iterator[tuple[Tensor, ...]]:
     device = _device(model)
-    for batch in islice(data.batches(_BATCH), math.ceil(CALIBRATION_EXAMPLES / _BATCH)):
+    for batch in islice(data.batches(_BATCH, seed=seed), math.ceil(CALIBRATION_EXAMPLES / _BATCH)):
         yield tuple(x.to(device) for x in batch.inputs)
 
 
@@ -158,7 +158,7 @@ def _samples(
         with torch.no_grad():
             return x, extract(teacher, _modules_of(entry, teacher))(x)
     xs, ys, rows = [], [], 0
-    for inputs in _inputs(data, student):
+    for inputs in _inputs(data, student, seed):
         y = rows_at(teacher, entry.sites[-1], inputs, output=True)
         x = rows_at(student if changed else teacher, entry.name, inputs)
         xs.append(x)

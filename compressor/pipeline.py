@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -18,7 +17,7 @@ from torch import nn
 
 from compressor.baselines import quantize_int8
 from compressor.candidate import Candidate, count, export, side, temporary_folder, time_all
-from compressor.case import Case, open_case, threads, versions
+from compressor.case import Case, open_case, processor, threads, versions
 from compressor.distill import Training, distill
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
@@ -153,6 +152,8 @@ def plan_only(
 
     for entry in plan.replaced:
         put(student, entry, layer_for(entry, case.sites))
+    if any(not layer.is_sized for _, layer in structured(student)):
+        case.notes.append("sizes that depend on the weights are counted at their largest")
     before = Side(**count(case, case.copy().to("meta")))
     after = Side(**count(case, student, fitted))
     return _report(case, "dry run", before, after, _rows(case, fitted, student), [], [], started)
@@ -329,7 +330,7 @@ def _report(
         notes=case.notes,
         wall_time_s=time.monotonic() - started,
         versions=versions(),
-        machine={"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        machine={"processor": processor(), "cores": os.cpu_count()},
         seed=case.recipe.seed,
         threads=torch.get_num_threads(),
     )

@@ -190,8 +190,9 @@ def _entry(
             first.in_features, last.out_features, last.bias, budget[names[0]], config
         )
     entry = Entry(sites=names, passed=passed, method=chosen.layer.method, config=config.model_dump(mode="json"))
-    before, after = sum(known[name].params for name in names), layer_for(entry, known).params()
-    if after >= before:
+    layer = layer_for(entry, known)
+    before, after = sum(known[name].params for name in names), layer.params()
+    if layer.is_sized and after >= before:
         return Entry(sites=names, kept_because=f"{chosen.name} would not be smaller ({after:,} against {before:,})")
     return entry
 

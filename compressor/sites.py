@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,13 +140,14 @@ def find_runs(model: nn.Module, example: tuple[Tensor, ...]) -> list[Run]:
         between[name] = after
         if end in position and calls.count(name) == 1 and calls.count(position[end]) == 1:
             follows[name] = position[end]
+    uses = Counter(_module(node) for node in graph.nodes if node.op == "call_function" and _op(node) in _ACTIVATIONS)
     runs = []
     for start in (name for name in nodes if name not in follows.values()):
         chain = [start]
         while chain[-1] in follows:
             chain.append(follows[chain[-1]])
         functions = tuple(between[name] for name in chain)
-        runs.append(Run(tuple(chain), tuple(_module_names(model, acts) for acts in functions), functions))
+        runs.append(Run(tuple(chain), tuple(_module_names(model, acts, uses) for acts in functions), functions))
     return runs
 
 
@@ -187,12 +189,17 @@ def _activations(node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
     return tuple(passed), None
 
 
-def _module_names(model: nn.Module, calls: tuple[fx.Node, ...]) -> tuple[str, ...] | None:
+def _module_names(model: nn.Module, calls: tuple[fx.Node, ...], uses: Mapping[str, int]) -> tuple[str, ...] | None:
+    """The modules that make ``calls``; None where one is no module of its own, or is used elsewhere too."""
     names = []
     for call in calls:
         name = _module(call)
         module = model.get_submodule(name) if name else model
-        if next(module.children(), None) is not None or not type(module).__module__.startswith("torch.nn.modules"):
+        if (
+            uses[name] > 1
+            or next(module.children(), None) is not None
+            or not type(module).__module__.startswith("torch.nn.modules")
+        ):
             return None
         names.append(name)
     return tuple(names)

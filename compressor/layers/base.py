@@ -159,6 +159,11 @@ class StructuredLayer(nn.Module, ABC):
         return True
 
     @property
+    def is_sized(self) -> bool:
+        """Whether shapes and configuration fix its size; else `from_dense` does, by what it finds in the weights."""
+        return True
+
+    @property
     def has_readout(self) -> bool:
         """Whether the block ends in a linear read-out of features, so that it can stand for a window up to a site."""
         return False

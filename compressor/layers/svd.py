@@ -73,6 +73,10 @@ class SVD(StructuredLayer):
         for factor in (self.down, self.up):
             nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
 
+    @property
+    def is_sized(self) -> bool:
+        return self.config.energy is None
+
     def transform(self, x: Tensor) -> Tensor:
         h = nn.functional.linear(x, self.down)  # (..., rank)
         return nn.functional.linear(h, self.up, self.bias)
