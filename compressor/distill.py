@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressor.data import Batch, Dataset
+from compressor.errors import CompressorError
 from compressor.imitate import parameter_groups
 from compressor.layers import replace
 from compressor.measure import first_output
@@ -107,6 +108,11 @@ def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Tr
         if labels is not None and labels.is_floating_point() and labels.numel() == student.numel():
             loss = (1 - how.label_share) * loss + how.label_share * F.mse_loss(student, labels.reshape(student.shape))
         return loss
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < student.shape[1]:
+        raise CompressorError(
+            f"the data's labels go from {int(labels.min())} to {int(labels.max())}, the model gives {student.shape[1]}"
+            " classes (0 and up); give labels that fit, or name another --label-key"
+        )
     T = how.temperature
     kl = F.kl_div(
         F.log_softmax(student / T, dim=-1), F.log_softmax(teacher / T, dim=-1), log_target=True, reduction="batchmean"

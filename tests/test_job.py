@@ -142,6 +142,7 @@ REFUSALS = {
     "replaces none": (*MODEL, *DATA, "--method", "svd", "--set", "rank=400"),
     "labels.npz": (*MODEL, "--data", "labels.npz"),
     "shorter.npz": (*MODEL, "--data", "shorter.npz"),
+    "labels go from 0 to 3, the model gives 3 classes": (*MODEL, "--data", "classes.npz", "--method", "svd"),
     "missing.pth": ("missing.pth", "--arch", "nets.py:mlp"),
     "was compressed already": ("done/model.safetensors", "--arch", "nets.py:mlp"),
 }
@@ -156,6 +157,7 @@ def test_bad_input_is_one_clear_line_and_exit_2_and_nothing_is_written(
     torch.save({key: value for key, value in state.items() if key != "3.bias"}, tiny.folder / "missing.pth")
     np.savez(tiny.folder / "labels.npz", labels=np.zeros(5, np.int64))
     np.savez(tiny.folder / "shorter.npz", x=np.zeros((5, 24), np.float32), labels=np.zeros(4, np.int64))
+    np.savez(tiny.folder / "classes.npz", x=np.ones((40, 24), np.float32), labels=np.arange(40) % 4)
     before = sorted(path.name for path in tiny.folder.iterdir())
     arguments = REFUSALS[said]
     output = () if "-o" in arguments else ("-o", "refused")

@@ -101,3 +101,17 @@ def test_an_extracted_window_computes_what_the_model_does() -> None:
     x = torch.randn(4, 18)
     expected = model[5](torch.relu(model[2](x)))
     torch.testing.assert_close(extract(model, ("2", "3", "4", "5"))(x), expected)
+
+
+def test_an_activation_module_that_is_used_elsewhere_too_is_not_part_of_a_window() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(3, 5), nn.Linear(5, 5), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.b(self.act(self.a(x)))) + self.act(x.sum())
+
+    (run,) = find_runs(Shared().eval(), (torch.zeros(2, 3),))
+    assert run.sites == ("a", "b")
+    assert run.activations[0] is None

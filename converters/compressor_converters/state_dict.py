@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from compressor.errors import CompressorError
 from compressor_converters.arch import said, working_directory_first
 from compressor_converters.pt2_check import RefusedError, entries
+from compressor_converters.safetensors_file import METADATA_KEY
 
-MARK = "compressor"  # the key of the manifest in the metadata of a compressed model
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "params", "module", "weights")
 _PREFIXES = ("module.", "_orig_mod.")  # added by data-parallel training and by torch.compile
 _SHOWN = 3
@@ -27,7 +27,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            if MARK in (file.metadata() or {}):
+            if METADATA_KEY in (file.metadata() or {}):
                 raise CompressorError(f"{path}: was compressed already; start from the original model")
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
