@@ -29,10 +29,10 @@ class Training:
 
     epochs: int = 10
     batch_size: int = 64
-    rate: float = 1e-3  # of dense parameters; diagonals take `DIAGONAL_RATE` times as much
+    rate: float = 2e-3  # of dense parameters; diagonals take `DIAGONAL_RATE` times as much
     weight_decay: float = 1e-4  # never on diagonals and biases
     warm_up: float = 0.05
-    temperature: float = 2.0
+    temperature: float = 4.0
     label_share: float = 0.3  # of the loss, where there are labels
     hint_share: float = 0.1  # of the loss: outputs of the replaced blocks against the original's
     fade: float = 0.2  # the original's blocks fade out over this fraction; 0 replaces at once

@@ -134,7 +134,7 @@ def run(
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             write_reports(report, folder)
         if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+            _forget(checkpoint)
     assert main.model is not None
     return Result(main.model, report, Path(output) if output is not None else folder, keep)
 
@@ -184,6 +184,12 @@ def _checkpoint(output: str | Path | None, recipe: Recipe) -> Path | None:
         return None
     target = Path(os.path.abspath(output))
     return target.parent / f".{target.name}.checkpoint-{recipe.digest()}"
+
+
+def _forget(checkpoint: Path) -> None:
+    """Remove the checkpoints of all runs that had this output."""
+    for file in checkpoint.parent.glob(checkpoint.name.rpartition("-")[0] + "-*"):
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from compressor import __version__
 from compressor.errors import CompressorError
 from compressor.plan import Plan
 
@@ -48,7 +50,7 @@ class Recipe(BaseModel):
     def digest(self) -> str:
         """A short name for the work this recipe asks for: two runs that share it may share a checkpoint."""
         asked = self.model_dump_json(exclude={"plan", "baselines", "time_limit"})
-        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{__version__} {torch.__version__} {asked}".encode()).hexdigest()[:16]
 
 
 def read_recipe(path: Path) -> Recipe:
