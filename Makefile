@@ -31,6 +31,7 @@ lint: $(STAMP)
 
 # The papers' experiments; each writes benchmarks/results/*.json, which the README's tables are made of.
 bench: $(STAMP)
+	$(BIN)/python benchmarks/demo.py --keep $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/linear_recovery.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/caffe_lenet.py $(if $(QUICK),--quick)
 

@@ -23,18 +23,16 @@ _NAME = 26  # what the first column gets before the last column wraps
 
 
 def render_text(report: Report) -> RenderableType:
-    """All of ``report``; every colour only repeats what a word says."""
+    """All of ``report``, what matters most last, where a terminal stops; every colour only repeats what a word says."""
     said = content(report)
-    parts: list[RenderableType] = [
-        Text.assemble((said.title, "bold"), f"  {said.status}"),
-        Text(said.headline),
-        *(part for table in said.tables for part in (Text(), TableText(table))),
-        Text(),
-    ]
-    parts += [_item("verified", line) for line in said.verification]
+    results, details = [*said.tables[:1], *said.tables[2:]], said.tables[1:2]
+    parts: list[RenderableType] = [Text.assemble((said.title, "bold"), f"  {said.status}")]
+    parts += [part for table in details for part in (Text(), TableText(table))]
+    parts += [Text(), *(_item("verified", line) for line in said.verification)]
     parts += [_item("note", line) for line in said.notes]
     parts += [_item(name, line) for name, line in said.facts]
-    return Group(*parts)
+    parts += [part for table in results for part in (Text(), TableText(table))]
+    return Group(*parts, Text(), Text(said.headline, style="bold"))
 
 
 @dataclass(frozen=True)
