@@ -1,0 +1,162 @@
+"""Fitting on what the compressed prefix really gives, and distilling the whole."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressor.data import Dataset, as_dataset
+from compressor.distill import Training, distill
+from compressor.fit import fit
+from compressor.plan import make_plan
+from compressor.progress import Limit, silent
+from compressor.sites import find_runs, find_sites, structured
+
+
+@pytest.fixture
+def teacher() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 31), nn.ReLU(), nn.Linear(31, 29), nn.ReLU(), nn.Linear(29, 17))
+    return net.eval()
+
+
+@pytest.fixture
+def inputs() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(700, 20) @ torch.diag(torch.linspace(2, 0.05, 20)) + 0.5
+
+
+def fitted(teacher: nn.Module, x: Tensor | None, settings: dict[str, object]) -> tuple[nn.Module, list[float | None]]:
+    example = (torch.zeros(2, 20),)
+    sites = find_sites(teacher, example)
+    runs = find_runs(teacher, example)
+    plan = make_plan(sites, runs, "svd", settings, target=("0", "2", "4"))
+    student = copy.deepcopy(teacher)
+    data = None if x is None else as_dataset(x, ("x",))
+    known = {site.name: site for site in sites}
+    results = fit(student, teacher, plan, known, None, data, seed=0, limit=Limit(), progress=silent)
+    return student, [result.error for result in results]
+
+
+def off(student: nn.Module, teacher: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        return float((student(x) - teacher(x)).norm() / teacher(x).norm())
+
+
+def test_fitting_in_the_metric_of_the_data_is_better_on_the_data_than_fitting_the_weights(
+    teacher: nn.Module, inputs: Tensor
+) -> None:
+    aware, _ = fitted(teacher, inputs, {"rank": 5})
+    plain, _ = fitted(teacher, None, {"rank": 5})
+    assert off(aware, teacher, inputs) < 0.7 * off(plain, teacher, inputs)
+
+
+def test_compensating_the_prefix_is_better_than_fitting_each_layer_on_the_original_inputs(
+    teacher: nn.Module, inputs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compensated, _ = fitted(teacher, inputs, {"rank": 5})
+    import compressor.fit as module
+
+    original = module.moments
+    monkeypatch.setattr(module, "moments", lambda *a, **k: original(*a, **{**k, "same_prefix": True}))
+    blind, _ = fitted(teacher, inputs, {"rank": 5})
+    assert off(compensated, teacher, inputs) < off(blind, teacher, inputs)
+
+
+def test_the_error_reported_is_that_of_the_layer_in_its_metric(teacher: nn.Sequential, inputs: Tensor) -> None:
+    student, errors = fitted(teacher, inputs, {"rank": 5})
+    first = teacher[0](inputs)
+    with torch.no_grad():
+        missed = (student[0](inputs) - first).norm() / (first - first.mean(0)).norm()
+    assert errors[0] == pytest.approx(float(missed), rel=1e-3)
+
+
+def test_a_full_rank_fit_changes_nothing(teacher: nn.Module, inputs: Tensor) -> None:
+    student, _ = fitted(teacher, inputs, {"energy": 1.0})
+    assert list(structured(student)) == []  # not smaller, so kept dense
+    assert off(student, teacher, inputs) == 0
+
+
+def distilled(
+    teacher: nn.Module, x: Tensor, *, checkpoint: Path | None = None, limit: Limit | None = None, **how: object
+) -> tuple[nn.Module, list[float]]:
+    student, _ = fitted(teacher, x, {"rank": 3})
+    sites = find_sites(teacher, (torch.zeros(2, 20),))
+    plan = make_plan(sites, None, "svd", {"rank": 3}, target=("0", "2", "4"))
+    result = distill(
+        student, teacher, plan.replaced, as_dataset(x, ("x",)), Training(**how), seed=0,  # type: ignore[arg-type]
+        limit=limit or Limit(), progress=silent, checkpoint=checkpoint,
+    )  # fmt: skip
+    return student, result.losses
+
+
+def test_distilling_brings_the_student_nearer_on_rows_it_has_not_seen(teacher: nn.Module, inputs: Tensor) -> None:
+    start, _ = fitted(teacher, inputs, {"rank": 3})
+    student, losses = distilled(teacher, inputs, epochs=15)
+    torch.manual_seed(2)
+    unseen = torch.randn(300, 20) @ torch.diag(torch.linspace(2, 0.05, 20)) + 0.5
+    assert off(student, teacher, unseen) < 0.97 * off(start, teacher, unseen)
+    assert min(losses) < losses[0]
+
+
+def test_the_epoch_with_the_best_held_back_loss_stays(teacher: nn.Module, inputs: Tensor) -> None:
+    start, _ = fitted(teacher, inputs, {"rank": 3})
+    student, losses = distilled(teacher, inputs, epochs=2, rate=30.0, fade=0.0)
+    assert min(losses) == losses[0]
+    assert off(student, teacher, inputs) == pytest.approx(off(start, teacher, inputs))
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_end(teacher: nn.Module, inputs: Tensor, tmp_path: Path) -> None:
+    whole, _ = distilled(teacher, inputs, epochs=4)
+
+    class Cut(Exception):  # noqa: N818
+        pass
+
+    class CutLimit(Limit):
+        calls = 0
+
+        @property
+        def reason(self) -> str | None:
+            CutLimit.calls += 1
+            if CutLimit.calls > 30:
+                raise Cut
+            return None
+
+    file = tmp_path / "checkpoint"
+    with pytest.raises(Cut):
+        distilled(teacher, inputs, epochs=4, checkpoint=file, limit=CutLimit())
+    assert file.exists()
+    resumed, _ = distilled(teacher, inputs, epochs=4, checkpoint=file)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_the_held_back_part_is_taken_from_the_training_data_and_never_trained_on(
+    teacher: nn.Module, inputs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Tensor] = []
+    sites = find_sites(teacher, (torch.zeros(2, 20),))
+    plan = make_plan(sites, None, "svd", {"rank": 3}, target=("0", "2", "4"))
+    student, _ = fitted(teacher, inputs, {"rank": 3})
+    data = as_dataset(inputs, ("x",))
+    kind = type(data)
+    inner = kind.batches
+
+    def watched(self: Dataset, batch_size: int, *, seed: int | None = None) -> Iterator[object]:
+        for batch in inner(self, batch_size, seed=seed):  # type: ignore[arg-type]
+            if seed is not None:
+                trained.append(batch.inputs[0])
+            yield batch
+
+    monkeypatch.setattr(kind, "batches", watched)
+    distill(
+        student, teacher, plan.replaced, data, Training(epochs=2, held_back=0.2), seed=7, limit=Limit(),
+        progress=silent,
+    )  # fmt: skip
+    seen = {tuple(row.tolist()) for row in torch.cat(trained)}
+    assert len(seen) == 560
