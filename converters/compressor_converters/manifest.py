@@ -44,7 +44,7 @@ def describe(model: nn.Module, *, arch: str | None = None, input_names: tuple[st
     """The manifest of a network that holds structured layers."""
     from compressor import __version__
 
-    layers, identities = {}, []
+    layers = {}
     for name, module in model.named_modules():
         if isinstance(module, StructuredLayer):
             layers[name] = LayerEntry(
@@ -54,14 +54,14 @@ def describe(model: nn.Module, *, arch: str | None = None, input_names: tuple[st
                 bias=module.has_bias,
                 config=module.config.model_dump(mode="json"),
             )
-        elif type(module) is nn.Identity:
-            identities.append(name)
+    everywhere = model.named_modules(remove_duplicate=False)
+    identities = tuple(name for name, module in everywhere if type(module) is nn.Identity)
     return Manifest(
         compressor_version=__version__,
         arch=arch,
         input_names=input_names,
         layers=layers,
-        identities=tuple(identities),
+        identities=identities,
         shared=shared_tensors(model),
     )
 
