@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compressor.data import Dataset, as_dataset, load_data
 from compressor.errors import CompressorError
 from compressor.layers import method
+from compressor.measure import check_metric
 from compressor.plan import Plan, make_plan
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
@@ -90,7 +91,8 @@ def open_case(
     """
     limit = Limit(recipe.time_limit, stop)
     method(recipe.method).config(recipe.settings)  # a wrong option is said before anything is read
-    source: Any = model if model is not None else recipe.model
+    check_metric(recipe.metric)
+    source: Any = copy.deepcopy(model) if model is not None else recipe.model  # the caller's own stays as it is
     if source is None:
         raise CompressorError("no model: give a file, or module:callable")
     loaded = load_model(source, arch=recipe.arch, unsafe=unsafe, meta=meta)

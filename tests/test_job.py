@@ -143,6 +143,7 @@ REFUSALS = {
     "labels.npz": (*MODEL, "--data", "labels.npz"),
     "shorter.npz": (*MODEL, "--data", "shorter.npz"),
     "labels go from 0 to 3, the model gives 3 classes": (*MODEL, "--data", "classes.npz", "--method", "svd"),
+    "acuracy": (*MODEL, *DATA, "--metric", "acuracy"),
     "missing.pth": ("missing.pth", "--arch", "nets.py:mlp"),
     "was compressed already": ("done/model.safetensors", "--arch", "nets.py:mlp"),
 }
@@ -242,6 +243,7 @@ def test_the_python_api_does_the_same_job_on_a_live_module(tiny: Tiny, tmp_path:
     result = compressor.compress(model, method="svd", settings={"rank": 5}, data=loader, eval_fn=score, epochs=1)
     assert result.report.after is not None
     assert result.report.after.value == pytest.approx(score(result.model))
+    assert model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
     result.save(tmp_path / "out")
