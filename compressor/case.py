@@ -104,6 +104,7 @@ def open_case(
     notes: list[str] = []
     data_set = _open(data if data is not None else recipe.data, loaded, recipe)
     eval_set = _open(eval_data if eval_data is not None else recipe.eval_data, loaded, recipe)
+    recipe = _identified(recipe, loaded, data_set)
     if data_set is not None and eval_set is None:
         data_set, eval_set = data_set.split(_SET_ASIDE, recipe.seed)
         notes.append(f"no evaluation data was given: {len(eval_set):,} examples of the data were set aside for it")
@@ -122,6 +123,19 @@ def open_case(
     )  # fmt: skip
     _trace(case)
     return case
+
+
+def _identified(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> Recipe:
+    """``recipe`` with what tells its model and data from others, and the number of threads that sums depend on."""
+    found = data.fingerprint() if data is not None else None
+    if recipe.data_fingerprint is not None and found != recipe.data_fingerprint:
+        raise CompressorError(
+            f"{recipe.data}: is not the data of the recipe (fingerprint {found}, there {recipe.data_fingerprint});"
+            " name it with --data to take it all the same"
+        )
+    threads = recipe.threads or torch.get_num_threads()
+    known = {"model_sha256": loaded.sha256, "data_fingerprint": found, "threads": threads}
+    return recipe.model_copy(update=known)
 
 
 def _open(spec: object, loaded: Loaded, recipe: Recipe) -> Dataset | None:

@@ -44,8 +44,10 @@ class Recipe(BaseModel):
     plan: Plan | None = Field(None, description="what each site became; replayed when present")
 
     def to_yaml(self) -> str:
-        """The recipe as text; options that were not given are left out."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+        """The recipe as text; options that were not given are left out, but for the method and the seed."""
+        asked = {**self.model_dump(mode="json", exclude_defaults=True), "method": self.method, "seed": self.seed}
+        ordered = {name: asked[name] for name in type(self).model_fields if name in asked}
+        return yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True)
 
     def digest(self) -> str:
         """A short name for the work this recipe asks for: two runs that share it may share a checkpoint."""

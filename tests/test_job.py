@@ -93,6 +93,16 @@ def test_the_recipe_gives_the_same_bytes_again(tiny: Tiny, done: tuple[Path, dic
     assert digest(tiny.folder / "again" / "model.safetensors") == digest(done[0] / "model.safetensors")
 
 
+def test_a_recipe_refuses_a_model_or_data_that_changed(tiny: Tiny, done: tuple[Path, dict]) -> None:
+    text = (done[0] / "recipe.yaml").read_text()
+    for key, said in (("model_sha256", "is not the file of the recipe"), ("data_fingerprint", "is not the data of")):
+        changed = re.sub(rf"{key}: \w+", f"{key}: '{'0' * 16}'", text)
+        assert changed != text
+        (tiny.folder / "changed.yaml").write_text(changed)
+        assert said in tiny.run("--recipe", "changed.yaml", "-o", "changed", status=2).stderr
+    (tiny.folder / "changed.yaml").unlink()
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny: Tiny) -> None:
     job = (*MODEL, *DATA, "--method", "acdc", "--epochs", "1", "-q")
     for name, seed in (("s1", "5"), ("s2", "5"), ("s3", "6")):
