@@ -34,7 +34,8 @@ from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
 BATCHES = (1, 32)
-_TIMING_SECONDS = 1.5  # for each runtime and batch size, all candidates together
+_TIMING_SECONDS = 0.75  # for each candidate, runtime and batch size
+_TIMING_ROUNDS = 100  # of some milliseconds each: enough for quick networks
 FILES = ("model.safetensors", "model.onnx", "model.pt2")
 
 
@@ -83,16 +84,21 @@ def export(case: Case, candidate: Candidate) -> None:
             candidate.notes.append(note)
 
 
-def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float = _TIMING_SECONDS) -> None:
-    """Time all candidates alternately, on one thread: torch and stock onnxruntime, each batch size."""
+def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | None = None) -> None:
+    """Time all candidates alternately, on one thread: torch and stock onnxruntime, each batch size.
+
+    ``seconds`` for each runtime and batch size; by default enough for a sound median, and no more.
+    """
+    limit = _TIMING_SECONDS * len(candidates) if seconds is None else seconds
+    most = _TIMING_ROUNDS if seconds is None else None
     with case.progress("measure", 2 * len(BATCHES)) as advance, one_thread(), torch.inference_mode():
         for rows in BATCHES:
             inputs = tuple(x.cpu() for x in case.inputs(rows))
             runs = {c.name: _torch_run(c.model, inputs) for c in candidates if c.model is not None}
-            _enter(candidates, "torch", rows, latencies(runs, seconds=seconds))
+            _enter(candidates, "torch", rows, latencies(runs, seconds=limit, max_rounds=most))
             advance(1)
             sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
-            _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=seconds))
+            _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
             advance(1)
 
 

@@ -36,11 +36,18 @@ class Latency:
     rounds: int
 
 
-def latencies(runs: Mapping[str, Callable[[], object]], *, seconds: float, min_rounds: int = 5) -> dict[str, Latency]:
+def latencies(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    min_rounds: int = 5,
+    max_rounds: int | None = None,
+) -> dict[str, Latency]:
     """Time ``runs`` alternately for ``seconds`` all together, so that a disturbance meets all of them.
 
     In each round every candidate has a turn of about 2 ms: a call that warms the caches again, not timed, then
-    timed ones. The order turns from round to round. At least ``min_rounds`` rounds, however slow they are.
+    timed ones. The order turns from round to round. At least ``min_rounds`` rounds, however slow they are, and
+    at most ``max_rounds``.
     """
     if not runs:
         return {}
@@ -52,7 +59,7 @@ def latencies(runs: Mapping[str, Callable[[], object]], *, seconds: float, min_r
     gc.disable()
     try:
         end = time.perf_counter() + seconds
-        while rounds < min_rounds or time.perf_counter() < end:
+        while rounds < min_rounds or (rounds != max_rounds and time.perf_counter() < end):
             for name in names:
                 _turn(runs[name], calls[name], samples[name])
             names.append(names.pop(0))
