@@ -20,6 +20,7 @@ from facts import facts, keep
 from packages import ROOT, data_folder, mnist_in
 
 METHODS = "acdc,fastfood,svd-half,svd-quarter,svd,int8"
+ACDC = "size=1120"  # two layers, 6,721 numbers; at 800, the layer's own width, 4,801
 MOST_PARAMS = 12_000  # in the dense layers
 MOST_ERROR = 0.0095  # the original's
 
@@ -32,7 +33,7 @@ def compare(folder: Path, methods: str, seed: int, quick: bool) -> dict[str, Any
         np.savez(folder / f"{name}.npz", x=x[::step].astype(np.float32) / 256, labels=labels[::step])
     state = data_folder() / "lenet_caffe" / "lenet_state_dict.pt"
     arguments = [str(state), "--arch", "benchmarks/zoo.py:caffe_lenet", "--methods", methods, "--seed", str(seed)]
-    arguments += ["--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
+    arguments += ["--set", ACDC, "--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
     arguments += ["--epochs", "2"] if quick else []
     command = [sys.executable, "-m", "compressor", "compare", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

@@ -35,6 +35,7 @@ class Training:
     temperature: float = 4.0
     label_share: float = 0.3  # of the loss, where there are labels
     hint_share: float = 0.1  # of the loss: outputs of the replaced blocks against the original's
+    blend: float = 0.5  # of the batches: examples blended in pairs, which only the original network judges
     fade: float = 0.2  # the original's blocks fade out over this fraction; 0 replaces at once
     patience: int = 6  # epochs without a better held-back loss
     held_back: float = 0.05  # of the training data, at most `held_back_most` examples
@@ -101,14 +102,30 @@ def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
             handle.remove()
 
 
-def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Training) -> Tensor:
-    """KL at a temperature and cross-entropy where labels name classes; else the relative squared error."""
-    if labels is None or labels.is_floating_point() or student.ndim != 2:
+def _blended(batch: Batch) -> Batch:
+    """Each example mixed with another at a random share; no labels, since they would not fit.
+
+    More of the input space on which the original is imitated (Beyer et al. 2022, "function matching"). Batches
+    with inputs that are not floating point stay as they are.
+    """
+    if not all(x.is_floating_point() for x in batch.inputs):
+        return batch
+    share = torch.rand(len(batch.inputs[0]))
+    inputs = []
+    for x in batch.inputs:
+        s = share.to(x).reshape(-1, *[1] * (x.ndim - 1))
+        inputs.append(s * x + (1 - s) * x.flip(0))
+    return Batch(tuple(inputs), None)
+
+
+def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Training, classes: bool) -> Tensor:
+    """KL at a temperature, and cross-entropy with labels, where they name classes; else the relative squared error."""
+    if not classes or student.ndim != 2:
         loss = (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
         if labels is not None and labels.is_floating_point() and labels.numel() == student.numel():
             loss = (1 - how.label_share) * loss + how.label_share * F.mse_loss(student, labels.reshape(student.shape))
         return loss
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < student.shape[1]:
+    if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < student.shape[1]:
         raise CompressorError(
             f"the data's labels go from {int(labels.min())} to {int(labels.max())}, the model gives {student.shape[1]}"
             " classes (0 and up); give labels that fit, or name another --label-key"
@@ -117,6 +134,8 @@ def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Tr
     kl = F.kl_div(
         F.log_softmax(student / T, dim=-1), F.log_softmax(teacher / T, dim=-1), log_target=True, reduction="batchmean"
     )
+    if labels is None:
+        return T * T * kl
     return (1 - how.label_share) * T * T * kl + how.label_share * F.cross_entropy(student, labels.long())
 
 
@@ -133,6 +152,8 @@ class _Run:
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.steps = max(1, math.ceil(len(train) / how.batch_size)) * how.epochs
         self.step = 0
+        labels = train.head(1).labels
+        self.classes = labels is not None and not labels.is_floating_point()
 
     def loss(self, batch: Batch, *, hints: bool) -> Tensor:
         """The loss of ``batch``; with ``hints`` the outputs of the replaced blocks count too."""
@@ -143,7 +164,7 @@ class _Run:
         with _outputs(self.teacher, theirs) as wanted, _outputs(self.student, ours) as got:
             with torch.no_grad():
                 aim = first_output(self.teacher(*inputs))
-            loss = _whole_loss(first_output(self.student(*inputs)), aim, labels, self.how)
+            loss = _whole_loss(first_output(self.student(*inputs)), aim, labels, self.how, self.classes)
             for their, our in zip(theirs, ours, strict=True):
                 error = (got[our] - wanted[their]).square().mean() / wanted[their].square().mean().clamp_min(1e-12)
                 loss = loss + self.how.hint_share / len(ours) * error
@@ -173,6 +194,8 @@ class _Run:
             for fader in faders:
                 fader.share = max(0.0, 1 - done / self.how.fade) if self.how.fade else 0.0
             self.optimizer.zero_grad(set_to_none=True)
+            if float(torch.rand(())) < self.how.blend:
+                batch = _blended(batch)
             loss = self.loss(batch, hints=self.how.hint_share > 0)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
