@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compressor_converters.pt2 import load_pt2
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.measure import first_output, ort_session, run_ort
 from compressor.report import Check
 from compressor_converters.folder import load_folder
+from compressor_converters.pt2 import load_pt2
 
 TOLERANCE = 1e-4  # of the largest output
 
