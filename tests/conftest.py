@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from compressor.cli import _status, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,6 +62,14 @@ class Tiny:
         )
         assert done.returncode == status, f"exit {done.returncode}, not {status}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def call(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command in the folder, in this process: quicker than `run`, and the same code after its start."""
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            found = _status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False))
+        assert found == status, f"exit {found}, not {status}\n{out.getvalue()}\n{error.getvalue()}"
+        return subprocess.CompletedProcess(arguments, found, out.getvalue(), error.getvalue())
 
 
 def environment() -> dict[str, str]:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError
-from compressor.sites import find_runs, find_sites, replace
+from compressor.layers import replace
+from compressor.sites import find_runs, find_sites
 from compressor_converters.graph import free_batch, to_module
 from compressor_converters.pt2 import export
 

@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny: Tiny) 
 
 
 def test_without_data_the_weights_are_fitted_and_output_and_report_say_so(tiny: Tiny) -> None:
-    out = tiny.run(
+    out = tiny.call(
         *MODEL, "--input-shape", "1,24", "--method", "svd-half", "--set", "fraction=0.3", "-o", "nodata"
     ).stdout
     assert "no data" in out
@@ -122,7 +122,7 @@ def test_without_data_the_weights_are_fitted_and_output_and_report_say_so(tiny: 
 
 def test_a_dry_run_counts_and_writes_nothing(tiny: Tiny) -> None:
     before = sorted(path.name for path in tiny.folder.iterdir())
-    report = json.loads(tiny.run(*JOB, "--dry-run", "--json").stdout)
+    report = json.loads(tiny.call(*JOB, "--dry-run", "--json").stdout)
     assert report["status"] == "dry run"
     assert report["after"]["dense_params"] < report["before"]["dense_params"]
     assert sorted(path.name for path in tiny.folder.iterdir()) == before
@@ -130,7 +130,7 @@ def test_a_dry_run_counts_and_writes_nothing(tiny: Tiny) -> None:
 
 def test_a_window_becomes_one_block(tiny: Tiny) -> None:
     job = (*MODEL, *DATA, "--method", "fastfood", "--set", "features=relu", "--set", "window=0..5", "--set", "width=32")
-    report = json.loads(tiny.run(*job, "--epochs", "3", "-o", "window", "-q", "--json").stdout)
+    report = json.loads(tiny.call(*job, "--epochs", "3", "-o", "window", "-q", "--json").stdout)
     (row,) = report["layers"]
     assert row["sites"] == ["0", "3", "5"]
     assert report["after"]["accuracy"] > 0.8
@@ -172,7 +172,7 @@ def test_bad_input_is_one_clear_line_and_exit_2_and_nothing_is_written(
     before = sorted(path.name for path in tiny.folder.iterdir())
     arguments = REFUSALS[said]
     output = () if "-o" in arguments else ("-o", "refused")
-    error = tiny.run(*arguments, *output, status=2).stderr
+    error = tiny.call(*arguments, "-q", *output, status=2).stderr
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1
     assert said in error
@@ -263,7 +263,7 @@ def test_the_python_api_does_the_same_job_on_a_live_module(tiny: Tiny, tmp_path:
 
 
 def test_compare_gives_a_plain_method_the_size_of_the_first(tiny: Tiny) -> None:
-    out = tiny.run("compare", *MODEL, *DATA, "--methods", "svd,acdc,svd-half", "--epochs", "1", "--json", "-q").stdout
+    out = tiny.call("compare", *MODEL, *DATA, "--methods", "svd,acdc,svd-half", "--epochs", "1", "--json", "-q").stdout
     report = json.loads(out)
     sides = {baseline["name"]: baseline["side"] for baseline in report["baselines"]}
     assert set(sides) == {"acdc", "svd-half"}
@@ -271,13 +271,13 @@ def test_compare_gives_a_plain_method_the_size_of_the_first(tiny: Tiny) -> None:
 
 
 def test_inspect_lists_every_dense_map_and_what_each_method_would_make_of_it(tiny: Tiny) -> None:
-    found = json.loads(tiny.run("inspect", *MODEL, "--json").stdout)
+    found = json.loads(tiny.call("inspect", *MODEL, "--json").stdout)
     assert [row["name"] for row in found["dense_maps"]] == ["0", "3", "5"]
     assert set(found["dense_maps"][0]["offers"]) == set(compressor.methods())
 
 
 def test_bench_and_report_read_a_finished_folder(tiny: Tiny, done: tuple[Path, dict]) -> None:
-    timings = json.loads(tiny.run("bench", "done", "--seconds", "0.2", "--json", "-q").stdout)
+    timings = json.loads(tiny.call("bench", "done", "--seconds", "0.2", "--json", "-q").stdout)
     assert set(timings) == {"original", "compressed"}
-    assert json.loads(tiny.run("report", "done", "--json").stdout) == done[1]
-    assert re.search(r"dense", tiny.run("report", "done").stdout)
+    assert json.loads(tiny.call("report", "done", "--json").stdout) == done[1]
+    assert re.search(r"dense", tiny.call("report", "done").stdout)
