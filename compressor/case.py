@@ -197,7 +197,7 @@ def _trace(case: Case) -> None:
     with torch.device("meta"):
         wants_windows |= not chosen.layer(8, 8, config=chosen.config(case.recipe.settings)).is_linear
     in_functions = any(None in run.activations[:-1] for run in case.runs)
-    if wants_windows and in_functions and case.recipe.window != "off" and _device_of(case.model).type != "meta":
+    if wants_windows and in_functions and case.recipe.window != "off":
         with torch.no_grad():
             case.model = to_module(
                 torch.export.export(case.model, case.example, strict=False, dynamic_shapes=_dynamic(case.example))

@@ -129,6 +129,7 @@ def _windows(
         if window == "auto":
             return singles
         raise CompressorError("windows were asked for, but the model cannot be traced; give --set window=off")
+    runs = [part for run in runs for part in _removable(run)]
     runs_found = (
         [_explicit(runs, window)] if window != "auto" else [_automatic(r, kept, probe.has_readout) for r in runs]
     )
@@ -143,6 +144,16 @@ def _windows(
         if names[0] == site.name:
             out.append((names, passed))
     return out
+
+
+def _removable(run: Run) -> list[Run]:
+    """``run`` cut where an activation cannot be taken out: one that other parts of the model use too."""
+    parts, start = [], 0
+    for i, passed in enumerate(run.activations):
+        if passed is None or i + 1 == len(run.sites):
+            parts.append(Run(run.sites[start : i + 1], run.activations[start : i + 1], run.functions[start : i + 1]))
+            start = i + 1
+    return parts
 
 
 def _automatic(run: Run, kept: Mapping[str, str], has_readout: bool) -> tuple[Run, tuple[str, ...]]:

@@ -72,6 +72,14 @@ def test_a_window_is_named_first_to_last_inside_one_chain() -> None:
         replaced(window="head..a")
 
 
+def test_a_window_ends_at_an_activation_that_cannot_be_taken_out() -> None:
+    shared = [Run(("a", "b", "head"), (None, ("r2",), ()))]
+    plan = make_plan(SITES, shared, "acdc", {"relu": True, "depth": 3}, target=("a", "b", "head"))
+    assert [entry.sites for entry in plan.entries] == [("a",), ("b", "head")]
+    with pytest.raises(CompressorError, match=r"chains: a \.\. a; b \.\. head"):
+        make_plan(SITES, shared, "acdc", {"relu": True}, window="a..b")
+
+
 def test_a_budget_sets_the_size_of_each_block() -> None:
     plan = make_plan(SITES, RUNS, "svd", {}, budget={"a": 5000, "b": 3000})
     sizes = {entry.name: layer_for(entry, {site.name: site for site in SITES}).params() for entry in plan.replaced}
