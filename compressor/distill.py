@@ -125,11 +125,6 @@ def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Tr
         if labels is not None and labels.is_floating_point() and labels.numel() == student.numel():
             loss = (1 - how.label_share) * loss + how.label_share * F.mse_loss(student, labels.reshape(student.shape))
         return loss
-    if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < student.shape[1]:
-        raise CompressorError(
-            f"the data's labels go from {int(labels.min())} to {int(labels.max())}, the model gives {student.shape[1]}"
-            " classes (0 and up); give labels that fit, or name another --label-key"
-        )
     T = how.temperature
     kl = F.kl_div(
         F.log_softmax(student / T, dim=-1), F.log_softmax(teacher / T, dim=-1), log_target=True, reduction="batchmean"
@@ -137,6 +132,21 @@ def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Tr
     if labels is None:
         return T * T * kl
     return (1 - how.label_share) * T * T * kl + how.label_share * F.cross_entropy(student, labels.long())
+
+
+def _check_labels(model: nn.Module, data: Dataset) -> None:
+    """Refuse labels that name no class of ``model``, before anything is trained."""
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        output = first_output(model(*(x.to(device) for x in data.head(2).inputs)))
+    found = [batch.labels for batch in data.batches(4096) if batch.labels is not None]
+    labels = torch.cat([part.flatten() for part in found])
+    low, high = int(labels.min()), int(labels.max())
+    if output.ndim == 2 and not 0 <= low <= high < output.shape[1]:
+        raise CompressorError(
+            f"the data's labels go from {low} to {high}, the model gives {output.shape[1]} classes (0 and up);"
+            " give labels that fit, or name another --label-key"
+        )
 
 
 class _Run:
@@ -237,6 +247,8 @@ def distill(
     result = Distilled()
     with fading(student, teacher, entries, how.fade > 0) as faders:
         run = _Run(student, teacher, entries, train, how, seed)
+        if run.classes:
+            _check_labels(teacher, data)
         best = _snapshot(student)
         start = _resume(checkpoint, run, result) if checkpoint is not None else 0
         if start:
