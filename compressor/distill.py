@@ -20,7 +20,7 @@ from compressor.layers import replace
 from compressor.measure import first_output
 from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
-from compressor.sites import extract
+from compressor.sites import extract, structured
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,8 @@ class _Run:
         self.student, self.teacher, self.entries, self.train_data, self.how = student, teacher, entries, train, how
         self.seed = seed
         self.device = next(student.parameters()).device
+        self.layers = [layer for _, layer in structured(student)]
+        self.settled = all(layer.is_settled for layer in self.layers)
         self.optimizer = torch.optim.AdamW(parameter_groups(student, how.rate, how.weight_decay))
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.steps = max(1, math.ceil(len(train) / how.batch_size)) * how.epochs
@@ -180,6 +182,11 @@ class _Run:
                 loss = loss + self.how.hint_share / len(ours) * error
         return loss
 
+    def penalty(self) -> Tensor:
+        """What the structured layers add to the loss by themselves."""
+        found = [penalty for layer in self.layers if (penalty := layer.penalty()) is not None]
+        return torch.stack(found).sum() if found else torch.zeros((), device=self.device)
+
     def held_back_loss(self, data: Dataset) -> float:
         """Mean loss over ``data``, without hints."""
         self.student.eval()
@@ -190,6 +197,16 @@ class _Run:
                 total += float(self.loss(batch, hints=False)) * size
                 rows += size
         return total / max(1, rows)
+
+    def is_better(self, result: Distilled) -> bool:
+        """Whether the last epoch is the best so far; what was trained before all layers settled does not count."""
+        counted, self.settled = self.settled, all(layer.is_settled for layer in self.layers)
+        return not (counted and self.settled) or result.losses[-1] < result.losses[result.best_epoch]
+
+    def anneal(self, done: float) -> None:
+        """Tell the structured layers how much of the training is done."""
+        for layer in self.layers:
+            layer.anneal(min(1.0, done))
 
     def train_epoch(self, epoch: int, faders: Sequence[Fading], limit: Limit, advance: Stage) -> str | None:
         """One pass over the training data; the reason where it ended early."""
@@ -206,7 +223,8 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             if float(torch.rand(())) < self.how.blend:
                 batch = _blended(batch)
-            loss = self.loss(batch, hints=self.how.hint_share > 0)
+            self.anneal(done)
+            loss = self.loss(batch, hints=self.how.hint_share > 0) + self.penalty()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.step += 1
@@ -261,7 +279,7 @@ def distill(
                 result.stopped = limit.reason or run.train_epoch(epoch, faders, limit, advance)
                 result.losses.append(run.held_back_loss(held))
                 result.epochs = epoch + 1
-                if result.losses[-1] < result.losses[result.best_epoch]:
+                if run.is_better(result):
                     result.best_epoch, best = epoch + 1, _snapshot(student)
                 if checkpoint is not None and result.stopped is None:
                     _save(checkpoint, run, result, best)
@@ -303,6 +321,8 @@ def _resume(path: Path, run: _Run, result: Distilled) -> int:
     run.student.load_state_dict(state["student"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.step = state["step"]
+    run.anneal(run.step / run.steps)
+    run.settled = all(layer.is_settled for layer in run.layers)
     torch.set_rng_state(state["random"])
     result.epochs, result.losses, result.best_epoch = (state["result"][k] for k in ("epochs", "losses", "best_epoch"))
     return result.epochs

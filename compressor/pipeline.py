@@ -21,7 +21,7 @@ from compressor.case import Case, open_case, processor, threads, versions
 from compressor.distill import Training, distill
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
-from compressor.layers import method
+from compressor.layers import method, replace
 from compressor.plan import Plan, layer_for
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
@@ -231,6 +231,9 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
             student, teacher, entries, case.data, how, seed=recipe.seed, limit=case.limit, progress=case.progress,
             checkpoint=checkpoint,
         )  # fmt: skip
+    for where, layer in list(structured(student)):
+        if (lean := layer.finished()) is not layer:
+            replace(student, where, lean)
     return candidate
 
 

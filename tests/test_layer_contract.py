@@ -101,9 +101,10 @@ def test_parameters_are_counted_alike_on_meta_and_without_bias_fewer(name, setti
         config = entry.config(settings)
         meta = entry.layer(*size, config=config)
         bare = entry.layer(*size, bias=False, config=config)
-    stored = sum(parameter.numel() for parameter in layer.parameters())
+    stored = sum(values.numel() for values in layer.state_dict().values())
     assert layer.params() == meta.params() == stored + layer.seeds
-    assert layer.state_dict().keys() == dict(layer.named_parameters()).keys()  # what is drawn is not stored
+    kept = {key for key, _ in layer.named_parameters()} | set(layer.state_dict())
+    assert layer.state_dict().keys() == kept  # every parameter is stored
     assert bare.params() < layer.params()
     assert all(bare.kind(key) != "bias" for key, _ in bare.named_parameters())
     assert meta.macs() == layer.macs() > 0
@@ -148,6 +149,34 @@ def test_from_dense_is_closer_than_the_zero_map_and_right_for_the_mean(name, set
         torch.testing.assert_close(fitted @ metric.mean + given, weight @ metric.mean + offset)
     again = build(layer.method, *size, bias=bias, config=layer.config.model_dump(mode="json"))
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in layer.state_dict().items()}
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 11), (13, 5)])
+@over(LINEAR)
+def test_fit_uses_the_metric_and_beats_its_own_random_start_in_it(name, settings, size, monkeypatch) -> None:
+    monkeypatch.setattr(solve, "_ITERATIONS", 200)
+    entry = methods()[name]
+    config, metric, weight = entry.config(settings), metric_of(size[0]), rows(size[1], size[0])
+    start = entry.layer(*size, bias=False, config=config).double()
+    aware, plain = (entry.layer.from_dense(weight, None, config, m) for m in (metric, Metric.identity(size[0])))
+    with torch.no_grad():
+        errors = [metric.relative_error(weight, layer.dense()[0]) for layer in (aware, plain, start)]
+    assert errors[0] < errors[2]
+    if config.uses_metric and start.is_sized and errors[1] > 1e-2:
+        assert errors[0] < errors[1] * 0.999
+
+
+@pytest.mark.parametrize("size", [(12, 12), (5, 13), (15, 7)])
+@over(LINEAR)
+def test_an_exact_fit_finds_a_map_that_the_layer_can_hold(name, settings, size) -> None:
+    entry, metric = methods()[name], metric_of(size[0])
+    layer = entry.layer.from_dense(rows(size[1], size[0]), rows(size[1]), entry.config(settings), metric)
+    if not layer.is_exact:
+        return
+    with torch.no_grad():
+        weight, offset = layer.dense()
+        again = entry.layer.from_dense(weight, offset, layer.config, metric)
+        assert metric.relative_error(weight, again.dense()[0]) < 1e-6
 
 
 @over(LINEAR)

@@ -56,32 +56,17 @@ class ACDC(StructuredLayer):
     Config: ClassVar[type[LayerConfig]] = ACDCConfig
     config: ACDCConfig
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        bias: bool = True,
-        config: LayerConfig | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(in_features, out_features, bias=bias, config=config, **settings)
+    size: int
+    permutation: Tensor | None
+
+    def make_parameters(self) -> None:
         c = self.config
-        self.size = n = c.size_for(in_features, out_features)
-        self.a = nn.Parameter(torch.empty(c.depth, n))
-        self.d = nn.Parameter(torch.empty(c.depth, n))
-        self.beta = nn.Parameter(torch.zeros(c.depth, n)) if bias else None
-        self.permutation: Tensor | None
-        permutation = None
-        if self.seeds:
-            shape = (c.depth - 1, n)
-            permutation = torch.empty(shape, dtype=torch.uint16 if n <= 2**16 else torch.int32)
-        if not seeded.on_meta():
-            with torch.no_grad():
-                for values, purpose in ((self.a, _A), (self.d, _D)):
-                    values.copy_(1 + c.sigma * seeded.normals(c.seed, purpose, (c.depth, n)))
-            if permutation is not None:
-                permutation = seeded.permutations(c.seed, _PERMUTATION, *shape).to(permutation.device)
+        self.size = n = c.size_for(self.in_features, self.out_features)
+        a, d = (1 + c.sigma * seeded.normals(c.seed, purpose, (c.depth, n)) for purpose in (_A, _D))
+        self.a = nn.Parameter(a.to(torch.get_default_dtype()))
+        self.d = nn.Parameter(d.to(torch.get_default_dtype()))
+        self.beta = nn.Parameter(torch.zeros(c.depth, n)) if self.has_bias else None
+        permutation = seeded.permutations(c.seed, _PERMUTATION, c.depth - 1, n) if self.seeds else None
         self.register_buffer("permutation", permutation, persistent=False)
 
     @property

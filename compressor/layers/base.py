@@ -1,8 +1,8 @@
 """The contract that every structured layer keeps, and the registry they stand in.
 
 A *method* is one file beside this one. It defines a frozen ``Config``, a subclass of `StructuredLayer`
-with every parameter made in ``__init__``, and registers it: ``@register("name")``. Nothing else in the
-project names a method.
+with every parameter made in `StructuredLayer.make_parameters`, and registers it: ``@register("name")``.
+Nothing else in the project names a method.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
@@ -30,6 +30,11 @@ class LayerConfig(BaseModel):
     """A method's own options: typed, checked, frozen; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def uses_metric(self) -> bool:
+        """Whether the fit looks at the inputs' second moment; False only where an option asks for the weights alone."""
+        return True
 
     @classmethod
     def from_settings(cls, method: str, settings: Mapping[str, Any]) -> Self:
@@ -97,9 +102,9 @@ def onnx_export() -> Iterator[None]:
 class StructuredLayer(nn.Module, ABC):
     """A map of the last axis, ``(..., in_features) -> (..., out_features)``, with few parameters.
 
-    Subclasses make every parameter in ``__init__`` (so that a layer on the meta device can be counted),
-    keep in ``config`` all that is needed to rebuild them, and store what is drawn at random as a seed:
-    buffers made from it are registered with ``persistent=False``.
+    ``config`` holds all that is needed to rebuild the layer but for the numbers in its state dict. What is drawn
+    at random is stored as a seed: buffers made from it are registered with ``persistent=False``. What is found in
+    the weights and then kept (positions, fixed columns) is a persistent buffer.
     """
 
     method: ClassVar[str]
@@ -124,8 +129,16 @@ class StructuredLayer(nn.Module, ABC):
         self.out_features = out_features
         self.has_bias = bias
         self.config = config if config is not None else self.Config.from_settings(self.method, settings)
+        self.make_parameters()
 
     # --- what a method must say -----------------------------------------------------------------
+
+    @abstractmethod
+    def make_parameters(self) -> None:
+        """Make every parameter and buffer from the sizes and ``config``, ready to be trained from scratch.
+
+        Called once, at the end of construction; on the meta device too, where the layer is only counted.
+        """
 
     @abstractmethod
     def transform(self, x: Tensor) -> Tensor:
@@ -164,6 +177,11 @@ class StructuredLayer(nn.Module, ABC):
         return True
 
     @property
+    def is_exact(self) -> bool:
+        """Whether `from_dense` reaches the optimum in the metric: a map the layer can hold is found again."""
+        return False
+
+    @property
     def has_readout(self) -> bool:
         """Whether the block ends in a linear read-out of features, so that it can stand for a window up to a site."""
         return False
@@ -187,6 +205,22 @@ class StructuredLayer(nn.Module, ABC):
         from compressor.layers.solve import fit_to_samples
 
         return fit_to_samples(self, x, y)
+
+    def penalty(self) -> Tensor | None:
+        """What the method adds to the loss while the whole network is trained (a scalar), or nothing."""
+        return None
+
+    def anneal(self, done: float) -> None:
+        """Called before each training step with the share of the training that is done, 0 to 1."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what `anneal` changes has reached its end: what is trained before is no candidate for the best."""
+        return True
+
+    def finished(self) -> StructuredLayer:
+        """The layer as it is stored and run once training has ended: itself, or a leaner one with the same map."""
+        return self
 
     def onnx_node(self, x: Tensor) -> Tensor:
         """The layer as traced for ONNX; methods with a function of their own emit one node here."""
@@ -212,13 +246,8 @@ class StructuredLayer(nn.Module, ABC):
 
     def params(self) -> int:
         """Numbers that must be stored to rebuild the layer: parameters, persistent buffers, seeds."""
-        buffers = sum(
-            buffer.numel()
-            for module in self.modules()
-            for name, buffer in module.named_buffers(recurse=False)
-            if name not in module._non_persistent_buffers_set
-        )
-        return self.trained_params() + buffers + self.seeds
+        stored: Iterable[Tensor] = self.state_dict(keep_vars=True).values()
+        return sum(values.numel() for values in stored) + self.seeds
 
     def trained_params(self) -> int:
         """Numbers that training moves ("dynamic" parameters in the sources)."""
@@ -277,6 +306,27 @@ def method(name: str) -> Method:
 def methods() -> dict[str, Method]:
     """All registered methods and presets, by name."""
     return dict(sorted(_methods.items()))
+
+
+def largest(
+    layer: type[StructuredLayer],
+    sides: tuple[int, int],
+    bias: bool,
+    params: int,
+    with_size: Callable[[int], Any],
+    most: int,
+) -> Any:
+    """``with_size(n)`` for the largest n in 1..``most`` whose layer stores at most ``params`` numbers; n = 1 if none.
+
+    ``sides`` are in_features and out_features; the count must not fall as n grows.
+    """
+    low, high = 1, max(1, most)
+    while low < high:
+        middle = (low + high + 1) // 2
+        with torch.device("meta"):
+            fits = layer(*sides, bias=bias, config=with_size(middle)).params() <= params
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return with_size(low)
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

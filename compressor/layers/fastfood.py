@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, largest, register
 from compressor.layers.onnx_fastfood import fastfood_functions, fastfood_node
 from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, ridge, wanted_offset
 from compressor_kernels import dispatch
@@ -76,42 +76,33 @@ class Fastfood(StructuredLayer):
     Config: ClassVar[type[LayerConfig]] = FastfoodConfig
     config: FastfoodConfig
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        bias: bool = True,
-        config: LayerConfig | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(in_features, out_features, bias=bias, config=config, **settings)
+    d: int
+    width: int
+    B: Tensor
+    G: Tensor
+    S: Tensor
+    permutation: Tensor
+
+    def make_parameters(self) -> None:
         c = self.config
-        self.d = d = _power_of_two(in_features)
-        self.width = n = c.width_for(in_features, out_features)
+        self.d = d = _power_of_two(self.in_features)
+        self.width = n = c.width_for(self.in_features, self.out_features)
         blocks = math.ceil(n / d)
-        self.B: Tensor
-        self.G: Tensor
-        self.S: Tensor
         for name, values in _diagonals(c.seed, blocks, d, n).items():
             if c.adaptive:
                 self.register_parameter(name, nn.Parameter(values))
             else:
                 self.register_buffer(name, values, persistent=False)
-        permutation = torch.empty(blocks, d, dtype=torch.uint16 if d <= 2**16 else torch.int32)
-        if not seeded.on_meta():
-            permutation = seeded.permutations(c.seed, _PERMUTATION, blocks, d).to(permutation.device)
-        self.permutation: Tensor
-        self.register_buffer("permutation", permutation, persistent=False)
+        self.register_buffer("permutation", seeded.permutations(c.seed, _PERMUTATION, blocks, d), persistent=False)
         inputs = 2 * n if c.features == "rbf" else n
         if c.features == "linear":
             self.readout, self.readout_down = None, None
         elif c.readout_rank is None:
-            self.readout, self.readout_down = _matrix(out_features, inputs), None
+            self.readout, self.readout_down = _matrix(self.out_features, inputs), None
         else:
-            self.readout = _matrix(out_features, c.readout_rank)
+            self.readout = _matrix(self.out_features, c.readout_rank)
             self.readout_down = _matrix(c.readout_rank, inputs)
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(self.out_features)) if self.has_bias else None
 
     @property
     def is_linear(self) -> bool:
@@ -233,15 +224,8 @@ class Fastfood(StructuredLayer):
         def with_size(value: int) -> Any:
             return base.model_copy(update={size: value})
 
-        def count(value: int) -> int:
-            with torch.device("meta"):
-                return cls(in_features, out_features, bias=bias, config=with_size(value)).params()
-
-        low, high = 1, max(1, params)  # each term or feature stores at least one number
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if count(middle) <= params else (low, middle - 1)
-        return with_size(low)
+        # each term or feature stores at least one number
+        return largest(cls, (in_features, out_features), bias, params, with_size, params)
 
 
 def _power_of_two(n: int) -> int:
@@ -256,8 +240,6 @@ def _matrix(rows: int, columns: int) -> nn.Parameter:
 
 def _diagonals(seed: int, blocks: int, d: int, n: int) -> dict[str, Tensor]:
     """``B = ±1``, ``G ~ N(0, 1)``, ``S = s / ‖G‖_F`` with ``s ~ χ(d)`` (Le et al. 2013), float of the default type."""
-    if seeded.on_meta():
-        return {"B": torch.empty(blocks, d), "G": torch.empty(blocks, d), "S": torch.empty(n)}
     g = seeded.normals(seed, _G, (blocks, d))
     s = seeded.chi(seed, _S, (blocks, d), d) / g.norm(dim=1, keepdim=True)
     like = torch.empty(0)

@@ -1,7 +1,8 @@
 """What is drawn from a seed and never stored: the same numbers on every machine, device and library version.
 
 Only the raw 64-bit stream of PCG64 is used, which NumPy guarantees; what is made of it is written out here.
-Streams of different ``purpose`` are independent. All tensors are on the CPU.
+Streams of different ``purpose`` are independent. Tensors are born on the default device; on the meta device,
+where nothing need be drawn, nothing is.
 """
 
 from __future__ import annotations
@@ -15,22 +16,29 @@ from torch import Tensor
 
 def permutations(seed: int, purpose: int, count: int, n: int) -> Tensor:
     """``(count, n)`` permutations of 0..n-1, as uint16 where n allows, else int32."""
+    small = n <= 2**16
+    if _on_meta():
+        return torch.empty(count, n, dtype=torch.uint16 if small else torch.int32)
     order = np.argsort(_raw(seed, purpose, (count, n)), axis=1, kind="stable")
-    return torch.from_numpy(order.astype(np.uint16 if n <= 2**16 else np.int32))
+    return _born(order.astype(np.uint16 if small else np.int32))
 
 
 def signs(seed: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
     """±1 with equal chances, float32."""
-    return torch.from_numpy(1 - 2 * (_raw(seed, purpose, shape) >> np.uint64(63)).astype(np.float32))
+    if _on_meta():
+        return torch.empty(shape, dtype=torch.float32)
+    return _born(1 - 2 * (_raw(seed, purpose, shape) >> np.uint64(63)).astype(np.float32))
 
 
 def normals(seed: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normals (Box and Muller), float64."""
+    if _on_meta():
+        return torch.empty(shape, dtype=torch.float64)
     radius, angle = (
         ((_raw(seed, 2 * purpose + part, shape) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         for part in (0, 1)
     )
-    return torch.from_numpy(np.sqrt(-2 * np.log(radius)) * np.cos(2 * math.pi * angle))
+    return _born(np.sqrt(-2 * np.log(radius)) * np.cos(2 * math.pi * angle))
 
 
 def chi(seed: int, purpose: int, shape: tuple[int, ...], degrees: int) -> Tensor:
@@ -39,9 +47,12 @@ def chi(seed: int, purpose: int, shape: tuple[int, ...], degrees: int) -> Tensor
     return (degrees * (1 - c + normals(seed, purpose, shape) * math.sqrt(c)).clamp_min(0).pow(3)).sqrt()
 
 
-def on_meta() -> bool:
-    """Whether new tensors are born on the meta device, where nothing need be drawn."""
+def _on_meta() -> bool:
     return torch.empty(0).device.type == "meta"
+
+
+def _born(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).to(torch.empty(0).device)
 
 
 def _raw(seed: int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:

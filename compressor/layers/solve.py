@@ -20,6 +20,7 @@ _ENERGY = 0.999  # of Σ that they must hold; else half of them sketch the rest
 _WORK = 6e9  # multiply-adds for one layer: some 10 s on one core
 _ITERATIONS = 400
 _LEAST_EVALUATIONS = 20
+_STARTS = 4
 _SAMPLE_ROWS = 16384
 _BATCH = 256
 _MEASURED_ROWS = 4096
@@ -52,8 +53,7 @@ def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order:
     original = weight.dtype
     layer.to(dtype)
     like = scaled[0]
-    probes = _probes(metric).to(like)  # (columns, in)
-    aim = probes @ weight.detach().to(like).T
+    probes, aim = _whitened(weight, metric, like)
     total = aim.square().sum()
     if float(total) > 0:
         with torch.no_grad():
@@ -61,10 +61,57 @@ def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order:
             _scale(scaled, float((total / now.clamp_min(1e-30)).sqrt()), order)
         affordable = int(_WORK / _cost(layer, len(probes)))
         evaluations = max(_LEAST_EVALUATIONS, min(_ITERATIONS, affordable))
-        _lbfgs(scaled, lambda: (_linear_part(layer, probes) - aim).square().sum() / total, evaluations)
+        _search(layer, scaled, (probes, aim), _whitened(weight, Metric.identity(weight.shape[1]), like), evaluations)
     with torch.no_grad():
         _scale(scaled, _best_gain(layer, weight, metric), order)
     layer.to(original)
+
+
+def _search(
+    layer: StructuredLayer,
+    scaled: list[torch.nn.Parameter],
+    wanted: tuple[Tensor, Tensor],
+    plain: tuple[Tensor, Tensor],
+    evaluations: int,
+) -> None:
+    """L-BFGS on ``wanted`` (probes, aim) from several starts for a while, then on from the best of them.
+
+    The starts: the layer as it is, its fit to ``plain`` (the weights alone), and the layer with its parameters
+    disturbed. The loss has local minima, most at small depths.
+    """
+
+    def loss_of(probes: Tensor, aim: Tensor) -> Callable[[], Tensor]:
+        total = aim.square().sum()
+        return lambda: (_linear_part(layer, probes) - aim).square().sum() / total
+
+    loss = loss_of(*wanted)
+    trial = evaluations // (2 * _STARTS)
+    if trial < _LEAST_EVALUATIONS // 2:
+        _lbfgs(scaled, loss, evaluations)
+        return
+    first = [parameter.detach().clone() for parameter in scaled]
+    generator = torch.Generator().manual_seed(0)
+    ends: list[tuple[float, list[Tensor]]] = []
+    for start in range(_STARTS):
+        with torch.no_grad():
+            for parameter, values in zip(scaled, first, strict=True):
+                noise = torch.randn(values.shape, generator=generator).to(values)
+                parameter.copy_(values * (1 + noise) if start > 1 else values)
+        if start == 1:
+            _lbfgs(scaled, loss_of(*plain), trial)
+        _lbfgs(scaled, loss, trial)
+        with torch.no_grad():
+            ends.append((float(loss()), [parameter.detach().clone() for parameter in scaled]))
+    with torch.no_grad():
+        for parameter, values in zip(scaled, min(ends, key=lambda end: end[0])[1], strict=True):
+            parameter.copy_(values)
+    _lbfgs(scaled, loss, evaluations // 2)
+
+
+def _whitened(weight: Tensor, metric: Metric, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Probes ``(columns, in)`` of the metric and what ``weight`` makes of them, ``(columns, out)``."""
+    probes = _probes(metric).to(like)
+    return probes, probes @ weight.detach().to(like).T
 
 
 def fit_to_samples(layer: StructuredLayer, x: Tensor, y: Tensor) -> float:

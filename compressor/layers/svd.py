@@ -35,6 +35,10 @@ class SVDConfig(LayerConfig):
             raise ValueError("give only one of rank, energy and fraction")
         return self
 
+    @property
+    def uses_metric(self) -> bool:
+        return self.aware
+
     def rank_for(self, in_features: int, out_features: int) -> int:
         """The rank that shapes alone give: full for ``energy``, which only the weights can turn into a rank."""
         least = min(in_features, out_features)
@@ -56,26 +60,21 @@ class SVD(StructuredLayer):
     Config: ClassVar[type[LayerConfig]] = SVDConfig
     config: SVDConfig
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        bias: bool = True,
-        config: LayerConfig | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(in_features, out_features, bias=bias, config=config, **settings)
-        rank = self.config.rank_for(in_features, out_features)
-        self.down = nn.Parameter(torch.empty(rank, in_features))
-        self.up = nn.Parameter(torch.empty(out_features, rank))
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+    def make_parameters(self) -> None:
+        rank = self.config.rank_for(self.in_features, self.out_features)
+        self.down = nn.Parameter(torch.empty(rank, self.in_features))
+        self.up = nn.Parameter(torch.empty(self.out_features, rank))
+        self.bias = nn.Parameter(torch.zeros(self.out_features)) if self.has_bias else None
         for factor in (self.down, self.up):
             nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
 
     @property
     def is_sized(self) -> bool:
         return self.config.energy is None
+
+    @property
+    def is_exact(self) -> bool:
+        return True
 
     def transform(self, x: Tensor) -> Tensor:
         h = nn.functional.linear(x, self.down)  # (..., rank)
