@@ -10,6 +10,7 @@ from torch import nn
 
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer, build, replace
+from compressor_converters.opening import KINDS, opened_in, reopen
 
 FORMAT = 1
 
@@ -35,6 +36,9 @@ class Manifest(BaseModel):
     compressor_version: str
     arch: str | None = Field(None, description="where the original network was built from; never called unasked")
     input_names: tuple[str, ...] = ()
+    opened: dict[str, str] = Field(
+        {}, description="modules whose dense maps are modules of their own here, with the kind"
+    )
     layers: dict[str, LayerEntry] = {}
     identities: tuple[str, ...] = Field((), description="modules that a window swallowed")
     shared: dict[str, str] = Field({}, description="names of tensors that are the same as another one")
@@ -60,6 +64,7 @@ def describe(model: nn.Module, *, arch: str | None = None, input_names: tuple[st
         compressor_version=__version__,
         arch=arch,
         input_names=input_names,
+        opened=opened_in(model),
         layers=layers,
         identities=identities,
         shared=shared_tensors(model),
@@ -84,6 +89,7 @@ def apply(model: nn.Module, manifest: Manifest) -> None:
             f"the file has format {manifest.format}, written by version {manifest.compressor_version}; this version"
             f" reads up to {FORMAT}: install a newer one"
         )
+    _reopen(model, manifest.opened)
     for name, entry in manifest.layers.items():
         _check_place(model, name, entry)
         with torch.random.fork_rng(devices=[]):
@@ -95,6 +101,19 @@ def apply(model: nn.Module, manifest: Manifest) -> None:
                 f"the file expects a module '{name}' that this network does not have; give the original"
             )
         replace(model, name, nn.Identity())
+
+
+def _reopen(model: nn.Module, opened: dict[str, str]) -> None:
+    for name, kind in opened.items():
+        if kind not in KINDS:
+            raise CompressorError(
+                f"the file opens '{name}' as {kind}, which this version does not know; install a newer one"
+            )
+        if not _has(model, name) or not KINDS[kind].takes(model.get_submodule(name)):
+            raise CompressorError(
+                f"the file expects a {kind} '{name}' that this network does not have; give the original"
+            )
+    reopen(model, opened)
 
 
 def _has(model: nn.Module, name: str) -> bool:
