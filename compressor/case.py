@@ -25,6 +25,7 @@ from compressor.sites import Run, Site, find_runs, find_sites
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
 from compressor_converters.opening import close_model, find_openable, reopen
+from compressor_converters.opening.tied import find_tied, merge
 
 _SET_ASIDE = 0.1  # of the data, for evaluation where no evaluation data is given
 _EXAMPLE_ROWS = 8
@@ -134,9 +135,13 @@ def open_case(
     if example is not None:
         _try(network, example)
         example = tuple(x.to(_device_of(network)) for x in example)
-    kinds = find_openable(network, recipe.target, leave=_packed(network, example))
-    opened = network if not kinds else copy.deepcopy(network)
+    packed = _packed(network, example)
+    notes += [f"{name}: left as it is, since it is given packed sequences" for name in sorted(packed)]
+    kinds = find_openable(network, recipe.target, leave=packed)
+    tied = find_tied(network)
+    opened = copy.deepcopy(network) if kinds or tied else network
     reopen(opened, kinds)
+    merge(opened, tied)
     found = find_sites(opened, example)
     if not found:
         raise CompressorError(f"{loaded.source}: has no dense layers, so there is nothing to replace")

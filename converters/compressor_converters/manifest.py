@@ -11,6 +11,7 @@ from torch import nn
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer, build, replace
 from compressor_converters.opening import KINDS, opened_in, reopen
+from compressor_converters.opening.attention import settle_fused_paths
 
 FORMAT = 1
 
@@ -40,6 +41,7 @@ class Manifest(BaseModel):
         {}, description="modules whose dense maps are modules of their own here, with the kind"
     )
     layers: dict[str, LayerEntry] = {}
+    places: dict[str, str] = Field({}, description="further names of layers that stand in several places")
     identities: tuple[str, ...] = Field((), description="modules that a window swallowed")
     shared: dict[str, str] = Field({}, description="names of tensors that are the same as another one")
 
@@ -58,7 +60,9 @@ def describe(model: nn.Module, *, arch: str | None = None, input_names: tuple[st
                 bias=module.has_bias,
                 config=module.config.model_dump(mode="json"),
             )
-    everywhere = model.named_modules(remove_duplicate=False)
+    everywhere = list(model.named_modules(remove_duplicate=False))
+    names = {id(model.get_submodule(name)): name for name in layers}
+    places = {name: first for name, module in everywhere if (first := names.get(id(module), name)) != name}
     identities = tuple(name for name, module in everywhere if type(module) is nn.Identity)
     return Manifest(
         compressor_version=__version__,
@@ -66,6 +70,7 @@ def describe(model: nn.Module, *, arch: str | None = None, input_names: tuple[st
         input_names=input_names,
         opened=opened_in(model),
         layers=layers,
+        places=places,
         identities=identities,
         shared=shared_tensors(model),
     )
@@ -95,12 +100,19 @@ def apply(model: nn.Module, manifest: Manifest) -> None:
         with torch.random.fork_rng(devices=[]):
             layer = build(entry.method, entry.in_features, entry.out_features, bias=entry.bias, config=entry.config)
         replace(model, name, layer)
+    for name, first in manifest.places.items():
+        if first not in manifest.layers or not _has(model, name):
+            raise CompressorError(
+                f"the file expects a layer '{name}' that this network does not have; give the original"
+            )
+        model.set_submodule(name, model.get_submodule(first))
     for name in manifest.identities:
         if name in manifest.layers or not _has(model, name):
             raise CompressorError(
                 f"the file expects a module '{name}' that this network does not have; give the original"
             )
         replace(model, name, nn.Identity())
+    settle_fused_paths(model)
 
 
 def _reopen(model: nn.Module, opened: dict[str, str]) -> None:

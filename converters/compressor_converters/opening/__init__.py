@@ -7,18 +7,22 @@ the parameters as they are now.
 
 from __future__ import annotations
 
+import copy
 import fnmatch
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+import torch
 from torch import nn
 
 from compressor.layers import StructuredLayer, replace
+from compressor_converters.opening.attention import ATTENTION, settle_fused_paths
 from compressor_converters.opening.convolution import CONVOLUTION
 from compressor_converters.opening.kind import Kind
+from compressor_converters.opening.recurrent import RECURRENT
+from compressor_converters.opening.tied import holders
 from compressor_converters.opening.transposed import TRANSPOSED
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRANSPOSED, CONVOLUTION)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRANSPOSED, CONVOLUTION, RECURRENT, ATTENTION)}
 
 
 def find_openable(model: nn.Module, targets: Sequence[str] = (), *, leave: Collection[str] = ()) -> dict[str, str]:
@@ -48,7 +52,9 @@ def reopen(model: nn.Module, opened: Mapping[str, str]) -> None:
         module = model.get_submodule(name)
         if not KINDS[kind].takes(module):
             raise ValueError(f"'{name}' is a {type(module).__name__}, which cannot be opened as {kind}")
-        replace(model, name, KINDS[kind].open(module))
+        with torch.enable_grad():  # so that a part of a parameter still says whether it is trained
+            replace(model, name, KINDS[kind].open(module))
+    settle_fused_paths(model)
 
 
 def opened_in(model: nn.Module) -> dict[str, str]:
@@ -62,8 +68,6 @@ def close_model(model: nn.Module, original: nn.Module) -> None:
 
     ``original`` itself is only read.
     """
-    import copy
-
     for name, kind in _openable(original):
         opened = model.get_submodule(name)
         if type(opened) is not kind.made or not _is_dense(opened):
@@ -71,13 +75,14 @@ def close_model(model: nn.Module, original: nn.Module) -> None:
         closed = copy.deepcopy(original.get_submodule(name)).to(next(opened.parameters()).device)
         kind.write_back(opened, closed)
         replace(model, name, closed)
+    settle_fused_paths(model, original)
 
 
 def _openable(model: nn.Module) -> Iterator[tuple[str, Kind]]:
     """Modules that some kind takes: with parameters that no other module has, and without hooks on them."""
-    owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    owners = holders(model)
     for name, module in list(model.named_modules()):
-        alone = all(owners[id(parameter)] == 1 for parameter in module.parameters())
+        alone = all(len(owners[id(parameter)]) == 1 for parameter in module.parameters())
         if not name or not alone or module._forward_hooks or module._forward_pre_hooks:
             continue
         for kind in KINDS.values():
