@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.data import Dataset, as_dataset, load_data
+from compressor.data import Dataset, array_names, as_dataset, load_data
 from compressor.errors import CompressorError
 from compressor.layers import method
 from compressor.measure import check_metric
@@ -22,6 +22,7 @@ from compressor.plan import Plan, make_plan
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
 from compressor.sites import Run, Site, find_runs, find_sites
+from compressor_converters.calling import call_in_order, given_names
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
 from compressor_converters.opening import close_model, find_openable, reopen
@@ -123,6 +124,7 @@ def open_case(
         )
     network = loaded.model.eval()
     notes: list[str] = []
+    _take_inputs(loaded, data if data is not None else recipe.data, recipe)
     data_set = _open(data if data is not None else recipe.data, loaded, recipe)
     eval_set = _open(eval_data if eval_data is not None else recipe.eval_data, loaded, recipe)
     recipe = _identified(recipe, loaded, data_set)
@@ -164,6 +166,14 @@ def _identified(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> Recipe:
     threads = recipe.threads or torch.get_num_threads()
     known = {"model_sha256": loaded.sha256, "data_fingerprint": found, "threads": threads}
     return recipe.model_copy(update=known)
+
+
+def _take_inputs(loaded: Loaded, data: object, recipe: Recipe) -> None:
+    """Where the data names its arrays, the network's inputs are those that it holds."""
+    names = given_names(loaded.model, loaded.input_names, array_names(data, recipe.label_key))
+    if names != loaded.input_names:
+        loaded.input_names = names
+        call_in_order(loaded.model, names)
 
 
 def _open(spec: object, loaded: Loaded, recipe: Recipe) -> Dataset | None:
