@@ -14,6 +14,7 @@ from compressor.layers.base import (
     replace,
 )
 from compressor.layers.fastfood import Fastfood as Fastfood
+from compressor.layers.hashed import Hashed as Hashed
 from compressor.layers.pruned import Pruned as Pruned
 from compressor.layers.svd import SVD as SVD
 

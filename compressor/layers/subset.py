@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from compressor.layers.base import Metric
+from compressor.layers.normal import conjugate_gradients, damped
 
-_DAMPING = 1e-8  # of the mean of Σ's diagonal: draws towards W where Σ is singular
 _WORK = 6e10  # floating-point operations of the stages: some 5 s on one core
 _STAGES = (4, 32)  # at least, at most
 _STEPS = (1, 3)  # of conjugate gradients after each, in the smallest and the largest number of stages
@@ -40,14 +40,6 @@ def best_subset(weight: Tensor, metric: Metric, count: int) -> tuple[Tensor, Ten
     return mask, found
 
 
-def damped(metric: Metric) -> Tensor:
-    """Σ in float64, scaled to a mean of 1 on its diagonal and made positive definite."""
-    sigma = metric.covariance.double()
-    scale = float(sigma.diagonal().mean())
-    sigma = sigma / scale if scale > 0 else torch.zeros_like(sigma)
-    return sigma + _DAMPING * torch.eye(len(sigma), dtype=sigma.dtype, device=sigma.device)
-
-
 def _error(missed: Tensor, sigma: Tensor) -> float:
     """``‖missed Σ^½‖²``."""
     return float(((missed @ sigma) * missed).sum())
@@ -70,7 +62,7 @@ def refit(w: Tensor, sigma: Tensor, mask: Tensor, start: Tensor | None = None) -
         return _solved(w, sigma, mask)
     steps = min(_LAST_STEPS[1], max(_LAST_STEPS[0], int(_WORK / _product(w))))
     first = w if start is None else start
-    return _conjugate_gradients(w.float(), sigma.float(), mask, first.float(), steps).double()
+    return _improved(w.float(), sigma.float(), mask, first.float(), steps).double()
 
 
 def _product(w: Tensor) -> float:
@@ -89,7 +81,7 @@ def _in_stages(w: Tensor, sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
         stay = max(count, round(w.numel() * density ** (stage / stages)))
         mask = largest_entries((near.abs() * size).masked_fill(~mask, -1.0), stay)
         if stage < stages:
-            near = _conjugate_gradients(w, sigma, mask, near, steps)
+            near = _improved(w, sigma, mask, near, steps)
     return mask, near
 
 
@@ -122,20 +114,9 @@ def _chunk_end(lengths: Tensor, first: int) -> int:
     return first + max(1, int(fits.sum()))
 
 
-def _conjugate_gradients(w: Tensor, sigma: Tensor, mask: Tensor, start: Tensor, steps: int) -> Tensor:
-    """All rows at once from ``start`` on the mask, preconditioned by Σ's diagonal; the error falls with every step."""
+def _improved(w: Tensor, sigma: Tensor, mask: Tensor, start: Tensor, steps: int) -> Tensor:
+    """All rows at once from ``start`` on the mask; the error falls with every step."""
     kept = mask.to(w)
     near = start * kept
-    scale = kept / sigma.diagonal()
     residual = ((w - near) @ sigma) * kept
-    z = residual * scale
-    direction, power = z, (residual * z).sum(1, keepdim=True)
-    for _ in range(steps):
-        seen = (direction @ sigma) * kept
-        step = power / (direction * seen).sum(1, keepdim=True).clamp_min(1e-30)
-        near = near + step * direction
-        residual = residual - step * seen
-        z = residual * scale
-        before, power = power, (residual * z).sum(1, keepdim=True)
-        direction = z + power / before.clamp_min(1e-30) * direction
-    return near
+    return conjugate_gradients(lambda rows: (rows @ sigma) * kept, residual, near, kept / sigma.diagonal(), steps)
