@@ -234,6 +234,9 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     for where, layer in list(structured(student)):
         if (lean := layer.finished()) is not layer:
             replace(student, where, lean)
+    packed = [size for _, layer in structured(student) if (size := layer.packed_bytes()) is not None]
+    if packed:
+        candidate.notes.append(f"entropy-coded, the {len(packed)} {name} layers take {sum(packed):,} bytes")
     return candidate
 
 
