@@ -85,9 +85,9 @@ def _fit_entry(
     low_rank: list[tuple[int, float]] = []
     if template.is_linear and len(entry.sites) == 1:
         layer, error, low_rank = _fit_linear(student, teacher, entry, sites[entry.name], data, changed, seed)
-        before = sites[entry.name].params
-        if layer.params() >= before:
-            why = f"{entry.method} would not be smaller ({layer.params():,} against {before:,})"
+        before, after = sites[entry.name].params, layer.finished().params()
+        if after >= before:
+            why = f"{entry.method} would not be smaller ({after:,} against {before:,})"
             return Fitted(entry, kept_because=why)
     else:
         torch.manual_seed(seed)

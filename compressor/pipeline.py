@@ -237,6 +237,9 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
         if (lean := layer.finished()) is not layer:
             replace(student, where, lean)
     case.close(student)
+    packed = [size for _, layer in structured(student) if (size := layer.packed_bytes()) is not None]
+    if packed:
+        candidate.notes.append(f"entropy-coded, the {len(packed)} {name} layers take {sum(packed):,} bytes")
     return candidate
 
 
