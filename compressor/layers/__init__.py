@@ -14,6 +14,7 @@ from compressor.layers.base import (
     replace,
 )
 from compressor.layers.fastfood import Fastfood as Fastfood
+from compressor.layers.kernelnet import KernelNet as KernelNet
 from compressor.layers.svd import SVD as SVD
 
 __all__ = [
