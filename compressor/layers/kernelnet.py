@@ -33,7 +33,7 @@ _RADIAL = ("gaussian", "finite")
 _FLOOR = math.exp(-4)  # of a gaussian or finite kernel's values: farther apart no place need start
 _BEND = 4.0  # λ over the largest weight: how far from saturation tanh starts
 _FAR = 8.0  # places so far apart have no weight between them, in float32 too
-_EXACT_SIDE = 2048  # up to it λ is solved for in float64
+_EXACT_SIDE = 2048  # up to it λ is solved for in float64, and two starts are compared
 
 
 class KernelNetConfig(LayerConfig):
@@ -224,17 +224,23 @@ class KernelNet(StructuredLayer):
 
     @torch.no_grad()
     def _start(self, weight: Tensor, metric: Metric) -> None:
-        """The better of the places as drawn and those that the weights suggest, λ solved for in each."""
-        self._solve_scales(weight, metric)
-        if self.u is None or self.v is None or self.config.grid or self.config.out_grid:
+        """The better of the places as drawn and those that the weights suggest, λ solved for in each.
+
+        The latter untried where that would take long.
+        """
+        free = self.u is not None and self.v is not None and not (self.config.grid or self.config.out_grid)
+        both = free and max(weight.shape) <= _EXACT_SIDE
+        if both or not free:
+            self._solve_scales(weight, metric)
+        if self.u is None or self.v is None or not free:
             return
         drawn = [parameter.detach().clone() for parameter in self.parameters()]
-        before = _missed(self, weight, metric)
+        before = _missed(self, weight, metric) if both else math.inf
         v, u = self._suggested(weight.double(), metric)
         self.u.copy_(u)
         self.v.copy_(v)
         self._solve_scales(weight, metric)
-        if not _missed(self, weight, metric) < before:
+        if both and not _missed(self, weight, metric) < before:
             for parameter, values in zip(self.parameters(), drawn, strict=True):
                 parameter.copy_(values)
 
