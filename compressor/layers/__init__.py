@@ -15,6 +15,7 @@ from compressor.layers.base import (
 )
 from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.kernelnet import KernelNet as KernelNet
+from compressor.layers.predicted import Predicted as Predicted
 from compressor.layers.svd import SVD as SVD
 
 __all__ = [
