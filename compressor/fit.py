@@ -81,9 +81,9 @@ def _fit_entry(
     template = layer_for(entry, sites)
     if template.is_linear and len(entry.sites) == 1:
         layer, error = _fit_linear(student, teacher, entry, data, changed, seed)
-        before = sites[entry.name].params
-        if layer.params() >= before:
-            why = f"{entry.method} would not be smaller ({layer.params():,} against {before:,})"
+        before, after = sites[entry.name].params, layer.finished().params()
+        if after >= before:
+            why = f"{entry.method} would not be smaller ({after:,} against {before:,})"
             return Fitted(entry, kept_because=why)
     else:
         torch.manual_seed(seed)

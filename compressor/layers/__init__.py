@@ -14,8 +14,10 @@ from compressor.layers.base import (
     replace,
 )
 from compressor.layers.fastfood import Fastfood as Fastfood
+from compressor.layers.hashed import Hashed as Hashed
 from compressor.layers.kernelnet import KernelNet as KernelNet
 from compressor.layers.predicted import Predicted as Predicted
+from compressor.layers.pruned import Pruned as Pruned
 from compressor.layers.svd import SVD as SVD
 
 __all__ = [

@@ -47,6 +47,13 @@ def chi(seed: int, purpose: int, shape: tuple[int, ...], degrees: int) -> Tensor
     return (degrees * (1 - c + normals(seed, purpose, shape) * math.sqrt(c)).clamp_min(0).pow(3)).sqrt()
 
 
+def whole_numbers(seed: int, purpose: int, count: int, below: int) -> Tensor:
+    """``(count,)`` int64 in 1..``below`` − 1, for ``below`` far under 2^64."""
+    if _on_meta():
+        return torch.empty(count, dtype=torch.int64)
+    return _born((_raw(seed, purpose, (count,)) % np.uint64(below - 1)).astype(np.int64) + 1)
+
+
 def _on_meta() -> bool:
     return torch.empty(0).device.type == "meta"
 

@@ -1,0 +1,77 @@
+"""Which entries of a matrix are kept: compressed sparse rows, in the smallest whole numbers that hold them.
+
+Stored, persistent, for ``count`` entries: ``columns (count,)``, row after row and rising within a row, and ``lengths
+(out,)``, the entries of each row (their running sum is the row pointer of CSR). One byte each up to 256 columns, two
+up to 65,536.
+
+`Positions.scatter` spreads values into the dense matrix each time it is asked. One thread, 4096 × 4096 with 5 % kept,
+64 examples: 160 ms in torch, where the dense layer takes 35; in onnxruntime 35, as it makes the matrix only once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Positions(nn.Module):
+    """The places of ``count`` entries of a matrix ``(out_features, in_features)``; drawn at random when it is made."""
+
+    columns: Tensor
+    lengths: Tensor
+
+    def __init__(self, in_features: int, out_features: int, count: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.count = count
+        size = in_features * out_features
+        if torch.empty(0).device.type == "meta":
+            self.register_buffer("columns", torch.empty(count, dtype=_smallest(in_features - 1)))
+            self.register_buffer("lengths", torch.empty(out_features, dtype=_smallest(in_features)))
+            return
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[torch.randperm(size)[:count]] = True
+        columns, lengths = _compressed(mask.reshape(out_features, in_features))
+        self.register_buffer("columns", columns)
+        self.register_buffer("lengths", lengths)
+
+    @torch.no_grad()
+    def set(self, mask: Tensor) -> None:
+        """Take the places where ``mask (out, in)`` is true, ``count`` of them."""
+        columns, lengths = _compressed(mask)
+        if len(columns) != self.count:
+            raise ValueError(f"the mask keeps {len(columns)} entries, not {self.count}")
+        self.columns.copy_(columns)
+        self.lengths.copy_(lengths)
+
+    def rows(self) -> Tensor:
+        """The row of each entry, ``(count,)`` int64."""
+        rows = torch.arange(self.out_features, device=self.lengths.device)
+        return rows.repeat_interleave(self.lengths.long(), output_size=self.count)
+
+    def flat(self) -> Tensor:
+        """The place of each entry in the matrix read row by row, ``(count,)`` int64, rising."""
+        return self.rows() * self.in_features + self.columns.long()
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """The matrix ``(out, in)`` with ``values (count,)`` in their places and zeros elsewhere."""
+        matrix = values.new_zeros(self.out_features * self.in_features).scatter(0, self.flat(), values)
+        return matrix.reshape(self.out_features, self.in_features)
+
+    def gather(self, matrix: Tensor) -> Tensor:
+        """The entries of ``matrix (out, in)`` that are kept, ``(count,)``."""
+        return matrix.reshape(-1)[self.flat()]
+
+
+def _smallest(largest: int) -> torch.dtype:
+    """The smallest whole-number type that holds 0..``largest``."""
+    if largest < 2**8:
+        return torch.uint8
+    return torch.uint16 if largest < 2**16 else torch.int32
+
+
+def _compressed(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns and row lengths of the true entries of ``mask (out, in)``."""
+    width = mask.shape[1]
+    return mask.nonzero()[:, 1].to(_smallest(width - 1)), mask.sum(1).to(_smallest(width))

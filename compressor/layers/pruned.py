@@ -1,0 +1,208 @@
+"""Pruned: the weights that matter, stored with their places (Collins & Kohli 2014; Han et al. 2015b).
+
+``ŷ = x Ŵᵀ + b`` with ``count`` of the in · out entries of Ŵ not zero. Which: ``magnitude`` (the papers' rule: the
+largest stay, as they are) or ``metric`` (see `subset`: those that the outputs need, and their best values).
+
+Stored, all of it persistent and counted: the values ``(count,)``, a column for each, the length of each row, the
+bias: ``2 count + out (+ out)`` numbers. MACs: the values, as a sparse product takes.
+
+``iterative``: `from_dense` keeps ``√density`` first, and while the network trains the smallest go step by step (Han's
+prune and retrain, on the cubic schedule of Zhu & Gupta 2017). ``regulariser`` adds an l1 norm to the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
+from compressor.layers.onnx_sparse import sparse_functions, sparse_node
+from compressor.layers.positions import Positions
+from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.subset import best_subset, largest_entries
+
+if TYPE_CHECKING:
+    import onnx
+
+_PRUNED_BY = 0.5  # of the training; the rest is for the weights that stay
+
+
+class PrunedConfig(LayerConfig):
+    """How much is kept, and how it is chosen."""
+
+    density: float = Field(0.1, gt=0, le=1, description="share of the weights that is kept")
+    count: int | None = Field(None, ge=0, description="weights kept; in place of density")
+    criterion: Literal["metric", "magnitude"] = Field(
+        "metric", description="metric: those the outputs need, solved again; magnitude: the largest, as they are"
+    )
+    iterative: bool = Field(False, description="drop the smallest step by step while the network trains")
+    start: int | None = Field(None, ge=1, description="iterative: weights kept at first; none: the fit takes √density")
+    regulariser: float = Field(0.0, ge=0, description="l1 norm of the weights times this is added to the loss")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.start is not None and not self.iterative:
+            raise ValueError("start is for iterative=true")
+        return self
+
+    @property
+    def uses_metric(self) -> bool:
+        return self.criterion == "metric"
+
+    def count_for(self, in_features: int, out_features: int) -> int:
+        """How many weights stay in the end."""
+        size = in_features * out_features
+        count = max(1, round(self.density * size)) if self.count is None else self.count
+        if count > size:
+            raise ValueError(f"count={count} is more than the {size} weights of {in_features} -> {out_features}")
+        return count
+
+    def start_for(self, in_features: int, out_features: int) -> int:
+        """How many weights are kept before the training drops some."""
+        count = self.count_for(in_features, out_features)
+        return count if self.start is None else max(count, min(self.start, in_features * out_features))
+
+
+@register("pruned", source="Collins & Kohli 2014; Han et al. 2015b")
+class Pruned(StructuredLayer):
+    """Pruning: the weights that matter and their places, in compressed sparse rows."""
+
+    Config: ClassVar[type[LayerConfig]] = PrunedConfig
+    config: PrunedConfig
+
+    alive: Tensor | None
+    scale: Tensor | None
+
+    def make_parameters(self) -> None:
+        c, sides = self.config, (self.in_features, self.out_features)
+        held = c.start_for(*sides)
+        self.positions = Positions(*sides, held)
+        self.values = nn.Parameter(torch.empty(held))
+        self.bias = nn.Parameter(torch.zeros(self.out_features)) if self.has_bias else None
+        shrinks = held > c.count_for(*sides)  # until `finished`, which values are left and how much inputs vary
+        self.register_buffer("alive", torch.ones(held, dtype=torch.bool) if shrinks else None)
+        self.register_buffer("scale", torch.ones(self.in_features) if shrinks else None)
+        bound = 1 / math.sqrt(max(1.0, held / self.out_features))  # as nn.Linear's, for the mean row
+        nn.init.uniform_(self.values, -bound, bound)
+
+    @property
+    def is_exact(self) -> bool:
+        """For the places chosen, and for a map that it can hold; the best places for another are NP-hard to find."""
+        return True
+
+    def living(self) -> Tensor:
+        """The values, zero where training has dropped them, ``(held,)``."""
+        return self.values if self.alive is None else self.values * self.alive
+
+    def transform(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.positions.scatter(self.living()), self.bias)
+
+    def onnx_node(self, x: Tensor) -> Tensor:
+        y = sparse_node(x, self.positions, self.living())
+        return y if self.bias is None else y + self.bias
+
+    def onnx_functions(self) -> list[onnx.FunctionProto]:
+        return sparse_functions(self.positions)
+
+    def macs(self) -> int:
+        """Those of a sparse product: one for each value."""
+        return len(self.values)
+
+    def penalty(self) -> Tensor | None:
+        return self.config.regulariser * self.living().abs().sum() if self.config.regulariser else None
+
+    def anneal(self, done: float) -> None:
+        """Drop the smallest of the living (times the spread of their inputs) down to what the schedule leaves."""
+        if self.alive is None or self.is_settled:
+            return
+        least = self._count()
+        left = max(0.0, 1 - done / _PRUNED_BY) ** 3
+        stay = least + round(left * (len(self.values) - least))
+        due = int(self.alive.sum()) - stay
+        if due >= max(1, len(self.values) // 100) or (due > 0 and stay == least):
+            self.alive.copy_(self._most_alive(stay))
+
+    @property
+    def is_settled(self) -> bool:
+        return self.alive is None or int(self.alive.sum()) <= self._count()
+
+    def finished(self) -> StructuredLayer:
+        if self.alive is None:
+            return self
+        keep = self._most_alive(self._count())
+        mask = self.positions.scatter(keep.to(torch.uint8)) > 0
+        weight = self.positions.scatter(self.living().detach())
+        config = self.config.model_copy(update={"iterative": False, "start": None})
+        return self._of(mask, weight, self.bias, config)
+
+    def _count(self) -> int:
+        return self.config.count_for(self.in_features, self.out_features)
+
+    @torch.no_grad()
+    def _most_alive(self, count: int) -> Tensor:
+        assert self.alive is not None
+        assert self.scale is not None
+        scores = self.values.abs() * self.scale[self.positions.columns.long()]
+        return largest_entries(torch.where(self.alive, scores, -1.0), count)
+
+    @classmethod
+    def _of(cls, mask: Tensor, weight: Tensor, bias: Tensor | None, config: PrunedConfig) -> Self:
+        """The layer of ``config`` that keeps the entries of ``weight`` where ``mask`` is true."""
+        out_features, in_features = weight.shape
+        with torch.device(weight.device):
+            layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
+        with torch.no_grad():
+            layer.positions.set(mask)
+            layer.values.copy_(layer.positions.gather(weight))
+            if layer.bias is not None and bias is not None:
+                layer.bias.copy_(bias)
+        return layer
+
+    @classmethod
+    def from_sparse(cls, weight: Tensor, bias: Tensor | None) -> Self:
+        """The layer that keeps exactly the entries of ``weight (out, in)`` that are not zero, and ``bias (out,)``."""
+        mask = weight.detach() != 0
+        return cls._of(mask, weight.detach(), bias, PrunedConfig(count=int(mask.sum())))
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
+        out_features, in_features = weight.shape
+        size, count = weight.numel(), config.count_for(in_features, out_features)
+        if config.iterative and config.start is None:
+            config = config.model_copy(update={"start": math.ceil(math.sqrt(count * size))})
+        held = config.start_for(in_features, out_features)
+        if config.uses_metric:
+            mask, found = best_subset(weight, metric, held)
+        else:
+            mask, found = largest_entries(weight.detach().abs(), held), weight.detach()
+        layer = cls._of(mask, found.to(weight.dtype), bias, config)
+        with torch.no_grad():
+            if layer.scale is not None and config.uses_metric:
+                layer.scale.copy_(metric.covariance.diagonal().clamp_min(0).sqrt())
+            if layer.bias is not None:
+                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
+        return layer
+
+    def fit_samples(self, x: Tensor, y: Tensor) -> float:
+        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
+        held = {"count": len(self.values), "iterative": False, "start": None}
+        near = self.from_dense(weight, bias, self.config.model_copy(update=held), metric)
+        self.load_state_dict(near.state_dict(), strict=False)  # what drops values later is not in it
+        return fit_to_samples(self, x, y)
+
+    @classmethod
+    def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
+        count = (params - out_features * (2 if bias else 1)) // 2
+        return base.model_copy(update={"count": max(1, min(count, in_features * out_features)), "start": None})
+
+    @classmethod
+    def examples(cls) -> list[dict[str, Any]]:
+        return [
+            {"density": 0.3},
+            {"density": 0.3, "criterion": "magnitude"},
+            {"density": 0.25, "iterative": True, "regulariser": 1e-4},
+        ]
