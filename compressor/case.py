@@ -91,6 +91,7 @@ def open_case(
     """
     limit = Limit(recipe.time_limit, stop)
     method(recipe.method).config(recipe.settings)  # a wrong option is said before anything is read
+    recipe.how()
     check_metric(recipe.metric)
     source: Any = copy.deepcopy(model) if model is not None else recipe.model  # the caller's own stays as it is
     if source is None:

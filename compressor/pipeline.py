@@ -18,14 +18,14 @@ from torch import nn
 from compressor.baselines import quantize_int8
 from compressor.candidate import Candidate, count, export, side, temporary_folder, time_all
 from compressor.case import Case, open_case, processor, threads, versions
-from compressor.distill import Training, distill
+from compressor.distill import distill
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
 from compressor.layers import method, replace
 from compressor.plan import Plan, layer_for
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
-from compressor.report import Baseline, LayerRow, Report, Side, write_reports
+from compressor.report import Baseline, LayerRow, Report, Side, Stand, write_reports
 from compressor.sites import structured
 from compressor.verify import verify
 from compressor_converters.folder import check_free, output_folder
@@ -225,7 +225,7 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     )  # fmt: skip
     candidate = Candidate(name, student, folder, fitted)
     entries = [result.entry for result in fitted if result.kept_because is None]
-    how = Training() if recipe.epochs is None else Training(epochs=recipe.epochs)
+    how = recipe.how()
     if case.data is not None and entries and how.epochs and case.limit.reason is None:
         candidate.distilled = distill(
             student, teacher, entries, case.data, how, seed=recipe.seed, limit=case.limit, progress=case.progress,
@@ -276,10 +276,15 @@ def _finish(
     reason = case.limit.reason
     status = "complete" if reason is None else f"stopped early: {reason}"
     case.notes.extend(main.notes)
-    return _report(case, status, before, after, _rows(case, main.fitted, main.model), baselines, checks, started)
+    return _report(
+        case, status, before, after, _rows(case, main.fitted, main.model, [main, *others]), baselines, checks, started
+    )
 
 
-def _rows(case: Case, fitted: Sequence[Fitted], model: nn.Module) -> list[LayerRow]:
+def _rows(
+    case: Case, fitted: Sequence[Fitted], model: nn.Module, candidates: Sequence[Candidate] = ()
+) -> list[LayerRow]:
+    """One row an entry of the plan; ``candidates`` stand beside each other in it."""
     layers = dict(structured(model))
     rows = []
     for result in fitted:
@@ -301,9 +306,24 @@ def _rows(case: Case, fitted: Sequence[Fitted], model: nn.Module) -> list[LayerR
                 macs_after=macs if layer is None else round(layer.macs() * sites[0].rows),
                 fit_error=result.error,
                 kept_because=result.kept_because,
+                low_rank=result.low_rank,
+                stands=_stands(result, candidates),
             )
         )
     return rows
+
+
+def _stands(result: Fitted, candidates: Sequence[Candidate]) -> list[Stand]:
+    """Where each candidate that put one block in the same place stands."""
+    return [
+        Stand(method=candidate.name, params=layer.params(), error=other.error)
+        for candidate in candidates
+        if candidate.model is not None
+        for other in candidate.fitted
+        if other.entry.sites == result.entry.sites and other.error is not None
+        for where, layer in structured(candidate.model)
+        if where == other.entry.name
+    ]
 
 
 def _resolved(fitted: Sequence[Fitted]) -> Plan:
