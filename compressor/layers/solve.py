@@ -41,11 +41,12 @@ def wanted_offset(layer: StructuredLayer, weight: Tensor, bias: Tensor | None, m
     return (bias.double() + missed @ metric.mean.double()).to(weight.dtype)
 
 
-def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order: int) -> None:
+def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order: int | None) -> None:
     """Minimise ``‖(W − Ŵ) Σ^½‖`` over all that ``layer`` trains but its biases, in place; never worse than zero.
 
     ``weight (out, in)`` is W; ``order`` is the degree of Ŵ in those parameters together (scaling them all by t
-    scales Ŵ by t^order).
+    scales Ŵ by t^order), None where it has none: then the start must be of the right size, and is all that bounds the
+    error.
     """
     names = [name for name, _ in layer.named_parameters() if layer.kind(name) != "bias"]
     scaled = [parameter for name, parameter in layer.named_parameters() if name in names]
@@ -56,14 +57,22 @@ def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order:
     probes, aim = _whitened(weight, metric, like)
     total = aim.square().sum()
     if float(total) > 0:
-        with torch.no_grad():
-            now = _linear_part(layer, probes).square().sum()
-            _scale(scaled, float((total / now.clamp_min(1e-30)).sqrt()), order)
+        if order is not None:
+            with torch.no_grad():
+                now = _linear_part(layer, probes).square().sum()
+                _scale(scaled, float((total / now.clamp_min(1e-30)).sqrt()), order)
         affordable = int(_WORK / _cost(layer, len(probes)))
         evaluations = max(_LEAST_EVALUATIONS, min(_ITERATIONS, affordable))
-        _search(layer, scaled, (probes, aim), _whitened(weight, Metric.identity(weight.shape[1]), like), evaluations)
-    with torch.no_grad():
-        _scale(scaled, _best_gain(layer, weight, metric), order)
+        _search(
+            layer,
+            scaled,
+            (probes, aim),
+            lambda: _whitened(weight, Metric.identity(weight.shape[1]), like),
+            evaluations,
+        )
+    if order is not None:
+        with torch.no_grad():
+            _scale(scaled, _best_gain(layer, weight, metric), order)
     layer.to(original)
 
 
@@ -71,7 +80,7 @@ def _search(
     layer: StructuredLayer,
     scaled: list[torch.nn.Parameter],
     wanted: tuple[Tensor, Tensor],
-    plain: tuple[Tensor, Tensor],
+    plain: Callable[[], tuple[Tensor, Tensor]],
     evaluations: int,
 ) -> None:
     """L-BFGS on ``wanted`` (probes, aim) from several starts for a while, then on from the best of them.
@@ -98,7 +107,7 @@ def _search(
                 noise = torch.randn(values.shape, generator=generator).to(values)
                 parameter.copy_(values * (1 + noise) if start > 1 else values)
         if start == 1:
-            _lbfgs(scaled, loss_of(*plain), trial)
+            _lbfgs(scaled, loss_of(*plain()), trial)
         _lbfgs(scaled, loss, trial)
         with torch.no_grad():
             ends.append((float(loss()), [parameter.detach().clone() for parameter in scaled]))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _IR_VERSION = 8  # onnxruntime from 1.13 on
 _BATCH = "batch"
+_FOLDED = 1024  # numbers in the largest constant that folding may make: a runtime expands compact weights as it loads
 
 
 def save_onnx(
@@ -82,6 +83,8 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> 
 def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, dynamic: bool) -> onnx.ModelProto:
     batch = torch.export.Dim(_BATCH, min=1)
     shapes = tuple({0: batch} if x.ndim else None for x in example) if dynamic else None
+    from onnxscript.optimizer import optimize_ir
+
     with onnx_export(), torch.no_grad(), _evaluating(model), plain_output(model), _silence():
         program = torch.onnx.export(
             model,
@@ -92,8 +95,10 @@ def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, 
             dynamic_shapes=shapes,
             verbose=False,
             external_data=False,
+            optimize=False,
         )
-    assert program is not None
+        assert program is not None
+        optimize_ir(program.model, output_size_limit=_FOLDED)
     _name(program.model.graph, names)
     proto: onnx.ModelProto = program.model_proto
     return proto
