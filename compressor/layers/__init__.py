@@ -13,6 +13,7 @@ from compressor.layers.base import (
     register,
     replace,
 )
+from compressor.layers.circulant import Circulant as Circulant
 from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.svd import SVD as SVD
 
