@@ -277,9 +277,8 @@ def test_a_network_that_is_given_packed_sequences_is_left_as_it_is_and_the_notes
 
 def test_the_name_of_an_opened_module_stands_for_all_its_maps() -> None:
     x = torch.randn(20, 3, 12)
-    for options, reasons in (
-        ({"target": ("lstm",)}, [None, None, "not targeted"]),
-        ({"ignore": ("lstm",)}, ["ignored by name", "ignored by name", None]),
-    ):
+    for options, reason in (({"target": ("lstm",)}, None), ({"ignore": ("lstm",)}, "ignored by name")):
         case = open_case(make_recipe(method="svd", **options), model=RowReader(), data=x)
-        assert [entry.kept_because for entry in case.plan("svd", {"rank": 1}).entries] == reasons
+        *inside, outside = (entry.kept_because for entry in case.plan("svd", {"rank": 1}).entries)
+        assert inside == [reason, reason]
+        assert outside not in (None, reason)
