@@ -321,6 +321,8 @@ def _recipe(path: str | None, **options: Any) -> Recipe:
         asked["window"] = settings.pop("window")
     if settings:
         asked["settings"] = settings
+    if "training" in asked:
+        asked["training"] = dict(asked["training"])
     if "input_shape" in asked:
         asked["input_shape"] = dict(asked["input_shape"])
     if path is None:

@@ -15,31 +15,12 @@ from torch import Tensor, nn
 
 from compressor.data import Batch, Dataset
 from compressor.errors import CompressorError
-from compressor.imitate import parameter_groups
 from compressor.layers import replace
 from compressor.measure import first_output
 from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
 from compressor.sites import extract, structured
-
-
-@dataclass(frozen=True)
-class Training:
-    """How the whole network is distilled. Rates are for AdamW, fractions are of all steps."""
-
-    epochs: int = 10
-    batch_size: int = 64
-    rate: float = 2e-3  # of dense parameters; diagonals take `DIAGONAL_RATE` times as much
-    weight_decay: float = 1e-4  # never on diagonals and biases
-    warm_up: float = 0.05
-    temperature: float = 4.0
-    label_share: float = 0.3  # of the loss, where there are labels
-    hint_share: float = 0.1  # of the loss: outputs of the replaced blocks against the original's
-    blend: float = 0.5  # of the batches: examples blended in pairs, which only the original network judges
-    fade: float = 0.2  # the original's blocks fade out over this fraction; 0 replaces at once
-    patience: int = 6  # epochs without a better held-back loss
-    held_back: float = 0.05  # of the training data, at most `held_back_most` examples
-    held_back_most: int = 5000
+from compressor.training import Training, varied
 
 
 @dataclass
@@ -87,12 +68,12 @@ def fading(student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], wan
 
 
 @contextlib.contextmanager
-def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """What the modules ``names`` put out in the last forward pass."""
-    seen: dict[str, Tensor] = {}
+def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """What the modules ``names`` put out in the forward pass, call by call."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def remember(name: str) -> Any:
-        return lambda _module, _inputs, output: seen.__setitem__(name, output)
+        return lambda _module, _inputs, output: seen[name].append(output)
 
     handles = [model.get_submodule(name).register_forward_hook(remember(name)) for name in names]
     try:
@@ -100,22 +81,6 @@ def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _blended(batch: Batch) -> Batch:
-    """Each example mixed with another at a random share; no labels, since they would not fit.
-
-    More of the input space on which the original is imitated (Beyer et al. 2022, "function matching"). Batches
-    with inputs that are not floating point stay as they are.
-    """
-    if not all(x.is_floating_point() for x in batch.inputs):
-        return batch
-    share = torch.rand(len(batch.inputs[0]))
-    inputs = []
-    for x in batch.inputs:
-        s = share.to(x).reshape(-1, *[1] * (x.ndim - 1))
-        inputs.append(s * x + (1 - s) * x.flip(0))
-    return Batch(tuple(inputs), None)
 
 
 def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Training, classes: bool) -> Tensor:
@@ -132,6 +97,13 @@ def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Tr
     if labels is None:
         return T * T * kl
     return (1 - how.label_share) * T * T * kl + how.label_share * F.cross_entropy(student, labels.long())
+
+
+def _hint(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """The relative squared error of a block's outputs, over all its calls."""
+    off = torch.stack([(one - other).square().sum() for one, other in zip(got, wanted, strict=True)]).sum()
+    size = torch.stack([other.square().sum() for other in wanted]).sum()
+    return off / size.clamp_min(1e-12)
 
 
 def _check_labels(model: nn.Module, data: Dataset) -> None:
@@ -160,9 +132,10 @@ class _Run:
         self.device = next(student.parameters()).device
         self.layers = [layer for _, layer in structured(student)]
         self.settled = all(layer.is_settled for layer in self.layers)
-        self.optimizer = torch.optim.AdamW(parameter_groups(student, how.rate, how.weight_decay))
+        self.batch_size = len(train) if how.is_full_batch else how.batch_size
+        self.optimizer = how.build_optimizer(student)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.steps = max(1, math.ceil(len(train) / how.batch_size)) * how.epochs
+        self.steps = max(1, math.ceil(len(train) / self.batch_size)) * how.epochs
         self.step = 0
         labels = train.head(1).labels
         self.classes = labels is not None and not labels.is_floating_point()
@@ -178,8 +151,7 @@ class _Run:
                 aim = first_output(self.teacher(*inputs))
             loss = _whole_loss(first_output(self.student(*inputs)), aim, labels, self.how, self.classes)
             for their, our in zip(theirs, ours, strict=True):
-                error = (got[our] - wanted[their]).square().mean() / wanted[their].square().mean().clamp_min(1e-12)
-                loss = loss + self.how.hint_share / len(ours) * error
+                loss = loss + self.how.hint_share / len(ours) * _hint(got[our], wanted[their])
         return loss
 
     def penalty(self) -> Tensor:
@@ -208,25 +180,37 @@ class _Run:
         for layer in self.layers:
             layer.anneal(min(1.0, done))
 
+    def set_rate(self, done: float) -> None:
+        """Warm up, then a cosine to 0; full-batch optimisers find steps of their own."""
+        if self.how.is_full_batch:
+            return
+        warm = min(1.0, (done + 1e-3) / self.how.warm_up) if self.how.warm_up else 1.0
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def take_step(self, batch: Batch) -> None:
+        """One step of the optimiser on ``batch``, which L-BFGS looks at often."""
+
+        def closure() -> float:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.loss(batch, hints=self.how.hint_share > 0) + self.penalty()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach())
+
+        self.optimizer.step(closure)
+
     def train_epoch(self, epoch: int, faders: Sequence[Fading], limit: Limit, advance: Stage) -> str | None:
         """One pass over the training data; the reason where it ended early."""
         _training_mode(self.student)
-        for batch in self.train_data.batches(self.how.batch_size, seed=self.seed * 1000 + epoch):
+        for batch in self.train_data.batches(self.batch_size, seed=self.seed * 1000 + epoch):
             done = self.step / self.steps
             if limit.seconds is not None:
                 done = max(done, limit.elapsed / limit.seconds)
-            warm = min(1.0, (done + 1e-3) / self.how.warm_up) if self.how.warm_up else 1.0
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            self.set_rate(done)
             for fader in faders:
                 fader.share = max(0.0, 1 - done / self.how.fade) if self.how.fade else 0.0
-            self.optimizer.zero_grad(set_to_none=True)
-            if float(torch.rand(())) < self.how.blend:
-                batch = _blended(batch)
             self.anneal(done)
-            loss = self.loss(batch, hints=self.how.hint_share > 0) + self.penalty()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            self.take_step(varied(batch, self.how))
             self.step += 1
             advance(1, f"epoch {epoch + 1}/{self.how.epochs}")
             if limit.reason is not None:

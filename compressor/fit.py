@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -18,11 +18,13 @@ from compressor.calibrate import moments, rows_at
 from compressor.data import Dataset
 from compressor.imitate import imitate
 from compressor.layers import Metric, StructuredLayer, method, replace
+from compressor.measure import low_rank_errors
 from compressor.plan import Entry, Plan, layer_for
 from compressor.progress import Limit, Progress
 from compressor.sites import Run, Site, activation_after, extract
 
 CALIBRATION_EXAMPLES = 8192
+CALIBRATION_ROWS = 1 << 17
 _BATCH = 256
 _SAMPLE_BYTES = 64 * 2**20  # of the inputs kept to train one block on
 
@@ -34,6 +36,7 @@ class Fitted:
     entry: Entry
     error: float | None = None
     kept_because: str | None = None
+    low_rank: list[tuple[int, float]] = field(default_factory=list)  # (rank, error) of the best maps of that rank
 
 
 def fit(
@@ -79,8 +82,9 @@ def _fit_entry(
     limit: Limit,
 ) -> Fitted:
     template = layer_for(entry, sites)
+    low_rank: list[tuple[int, float]] = []
     if template.is_linear and len(entry.sites) == 1:
-        layer, error = _fit_linear(student, teacher, entry, data, changed, seed)
+        layer, error, low_rank = _fit_linear(student, teacher, entry, sites[entry.name], data, changed, seed)
         before, after = sites[entry.name].params, layer.finished().params()
         if after >= before:
             why = f"{entry.method} would not be smaller ({after:,} against {before:,})"
@@ -99,7 +103,7 @@ def _fit_entry(
         x, y = _samples(student, teacher, entry, sites, data, changed, seed)
         imitate(layer, activation, x, y, seed=seed, limit=limit)
     put(student, entry, layer)
-    return Fitted(entry, error=error)
+    return Fitted(entry, error=error, low_rank=low_rank)
 
 
 def put(student: nn.Module, entry: Entry, layer: nn.Module) -> None:
@@ -110,8 +114,15 @@ def put(student: nn.Module, entry: Entry, layer: nn.Module) -> None:
 
 
 def _fit_linear(
-    student: nn.Module, teacher: nn.Module, entry: Entry, data: Dataset | None, changed: bool, seed: int
-) -> tuple[StructuredLayer, float]:
+    student: nn.Module,
+    teacher: nn.Module,
+    entry: Entry,
+    site: Site,
+    data: Dataset | None,
+    changed: bool,
+    seed: int,
+) -> tuple[StructuredLayer, float, list[tuple[int, float]]]:
+    """The fitted layer, its error, and the spectrum of what it was fitted to."""
     assert entry.method is not None
     dense = teacher.get_submodule(entry.name)
     assert isinstance(dense, nn.Linear)
@@ -120,23 +131,25 @@ def _fit_linear(
     if data is None:
         metric = Metric.identity(dense.in_features)
     else:
-        seen = moments(entry.name, teacher, student, _inputs(data, student, seed), same_prefix=not changed)
+        batches = _inputs(data, student, seed, site)
+        seen = moments(entry.name, teacher, student, batches, same_prefix=not changed, every=site.calls > 1)
         weight, bias, metric = seen.target(weight, bias)
-    layer_class = method(entry.method).layer
-    config = layer_class.Config.from_settings(entry.method, entry.config)
-    layer = layer_class.from_dense(weight, bias, config, metric)
+    chosen = method(entry.method)
+    layer = chosen.layer.from_dense(weight, bias, chosen.config(entry.config), metric)
     with torch.no_grad():
         error = metric.relative_error(weight, layer.dense()[0])
-    return layer, error
+    return layer, error, low_rank_errors(weight, metric)
 
 
 def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _inputs(data: Dataset, model: nn.Module, seed: int) -> Iterator[tuple[Tensor, ...]]:
+def _inputs(data: Dataset, model: nn.Module, seed: int, site: Site) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of model inputs: enough examples, or enough rows where ``site`` sees many of one (tokens, positions)."""
     device = _device(model)
-    for batch in islice(data.batches(_BATCH, seed=seed), math.ceil(CALIBRATION_EXAMPLES / _BATCH)):
+    examples = min(CALIBRATION_EXAMPLES, CALIBRATION_ROWS / max(1.0, site.rows))
+    for batch in islice(data.batches(_BATCH, seed=seed), math.ceil(examples / _BATCH)):
         yield tuple(x.to(device) for x in batch.inputs)
 
 
@@ -158,9 +171,10 @@ def _samples(
         with torch.no_grad():
             return x, extract(teacher, _modules_of(entry, teacher))(x)
     xs, ys, rows = [], [], 0
-    for inputs in _inputs(data, student, seed):
-        y = rows_at(teacher, entry.sites[-1], inputs, output=True)
-        x = rows_at(student if changed else teacher, entry.name, inputs)
+    site = sites[entry.name]
+    for inputs in _inputs(data, student, seed, site):
+        y = rows_at(teacher, entry.sites[-1], inputs, output=True, every=site.calls > 1)
+        x = rows_at(student if changed else teacher, entry.name, inputs, every=site.calls > 1)
         xs.append(x)
         ys.append(y)
         rows += len(x)

@@ -147,6 +147,14 @@ job_options = _together(
     ),
     click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training data at most; 0: fit only."),
     click.option(
+        "--train",
+        "training",
+        type=Setting(),
+        multiple=True,
+        help="An option of the training, as in --train rate=0.001, shift=2 (move images by up to 2 pixels) or "
+        "optimizer=lbfgs; a wrong name lists them. Repeatable.",
+    ),
+    click.option(
         "--time-limit",
         type=Duration(),
         help="End after this time (90, 90s, 5m, 1h) with the best model so far, saved and reported as such.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import tempfile
@@ -18,14 +19,14 @@ from torch import nn
 from compressor.baselines import quantize_int8
 from compressor.candidate import Candidate, count, export, side, temporary_folder, time_all
 from compressor.case import Case, open_case, processor, threads, versions
-from compressor.distill import Training, distill
+from compressor.distill import distill
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
 from compressor.layers import method, replace
 from compressor.plan import Plan, layer_for
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
-from compressor.report import Baseline, LayerRow, Report, Side, write_reports
+from compressor.report import Baseline, LayerRow, Report, Side, Stand, write_reports
 from compressor.sites import structured
 from compressor.verify import verify
 from compressor_converters.folder import check_free, output_folder
@@ -152,9 +153,10 @@ def plan_only(
 
     for entry in plan.replaced:
         put(student, entry, layer_for(entry, case.sites))
+    case.close(student)
     if any(not layer.is_sized for _, layer in structured(student)):
         case.notes.append("sizes that depend on the weights are counted at their largest")
-    before = Side(**count(case, case.copy().to("meta")))
+    before = Side(**count(case, copy.deepcopy(case.model).to("meta")))
     after = Side(**count(case, student, fitted))
     return _report(case, "dry run", before, after, _rows(case, fitted, student), [], [], started)
 
@@ -218,14 +220,14 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     """Fit and distill one method."""
     recipe = case.recipe
     student = case.copy().to(recipe.device)
-    teacher = case.model.to(recipe.device)
+    teacher = case.opened.to(recipe.device)
     fitted = fit(
         student, teacher, plan, case.sites, case.runs, case.data, seed=recipe.seed, limit=case.limit,
         progress=case.progress,
     )  # fmt: skip
     candidate = Candidate(name, student, folder, fitted)
     entries = [result.entry for result in fitted if result.kept_because is None]
-    how = Training() if recipe.epochs is None else Training(epochs=recipe.epochs)
+    how = recipe.how()
     if case.data is not None and entries and how.epochs and case.limit.reason is None:
         candidate.distilled = distill(
             student, teacher, entries, case.data, how, seed=recipe.seed, limit=case.limit, progress=case.progress,
@@ -234,6 +236,7 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     for where, layer in list(structured(student)):
         if (lean := layer.finished()) is not layer:
             replace(student, where, lean)
+    case.close(student)
     packed = [size for _, layer in structured(student) if (size := layer.packed_bytes()) is not None]
     if packed:
         candidate.notes.append(f"entropy-coded, the {len(packed)} {name} layers take {sum(packed):,} bytes")
@@ -272,17 +275,22 @@ def _finish(
             quantize_int8(original.onnx, candidate.onnx)
     assert main.model is not None
     inputs = tuple(x.cpu() for x in case.inputs(_CHECK_ROWS))
-    checks = verify(main.folder, main.model, inputs, rebuild=case.copy)
+    checks = verify(main.folder, main.model, inputs, rebuild=case.rebuild)
     time_all(case, [original, main, *others])
     before, after = (side(case, candidate, eval_fn) for candidate in (original, main))
     baselines = [Baseline(name=c.name, side=side(case, c, eval_fn), note="; ".join(c.notes)) for c in others]
     reason = case.limit.reason
     status = "complete" if reason is None else f"stopped early: {reason}"
     case.notes.extend(main.notes)
-    return _report(case, status, before, after, _rows(case, main.fitted, main.model), baselines, checks, started)
+    return _report(
+        case, status, before, after, _rows(case, main.fitted, main.model, [main, *others]), baselines, checks, started
+    )
 
 
-def _rows(case: Case, fitted: Sequence[Fitted], model: nn.Module) -> list[LayerRow]:
+def _rows(
+    case: Case, fitted: Sequence[Fitted], model: nn.Module, candidates: Sequence[Candidate] = ()
+) -> list[LayerRow]:
+    """One row an entry of the plan; ``candidates`` stand beside each other in it."""
     layers = dict(structured(model))
     rows = []
     for result in fitted:
@@ -304,9 +312,24 @@ def _rows(case: Case, fitted: Sequence[Fitted], model: nn.Module) -> list[LayerR
                 macs_after=macs if layer is None else round(layer.macs() * sites[0].rows),
                 fit_error=result.error,
                 kept_because=result.kept_because,
+                low_rank=result.low_rank,
+                stands=_stands(result, candidates),
             )
         )
     return rows
+
+
+def _stands(result: Fitted, candidates: Sequence[Candidate]) -> list[Stand]:
+    """Where each candidate that put one block in the same place stands."""
+    return [
+        Stand(method=candidate.name, params=layer.params(), error=other.error)
+        for candidate in candidates
+        if candidate.model is not None
+        for other in candidate.fitted
+        if other.entry.sites == result.entry.sites and other.error is not None
+        for where, layer in structured(candidate.model)
+        if where == other.entry.name
+    ]
 
 
 def _resolved(fitted: Sequence[Fitted]) -> Plan:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from compressor import __version__
 from compressor.errors import CompressorError
 from compressor.plan import Plan
+from compressor.training import Training
 
 
 class Recipe(BaseModel):
@@ -36,12 +37,18 @@ class Recipe(BaseModel):
     input_shape: dict[str, tuple[int, ...]] | None = None
     metric: str | None = None
     epochs: int | None = Field(None, ge=0)
+    training: dict[str, Any] = Field(default_factory=dict, description="other options of the training")
     time_limit: float | None = Field(None, gt=0, description="seconds")
     seed: int = Field(0, ge=0)
     device: str = "cpu"
     threads: int | None = Field(None, ge=1)
     baselines: tuple[str, ...] = ()
     plan: Plan | None = Field(None, description="what each site became; replayed when present")
+
+    def how(self) -> Training:
+        """How the whole network is trained; CompressorError for a wrong option."""
+        epochs = {} if self.epochs is None else {"epochs": self.epochs}
+        return Training.from_settings("training", {**self.training, **epochs})
 
     def to_yaml(self) -> str:
         """The recipe as text; options that were not given are left out, but for the method and the seed."""

@@ -235,7 +235,6 @@ def test_npy_and_a_plain_tensor_are_one_input_without_labels(tmp_path: Path) -> 
 
 
 def test_code_gives_anything_that_python_could_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("compressor_converters.arch")
     (tmp_path / "my_batches.py").write_text(
         "import torch\n"
         "def pair():\n    return torch.ones(5, 2), torch.arange(5)\n"

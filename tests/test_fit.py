@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.data import Dataset, as_dataset
-from compressor.distill import Training, distill
-from compressor.fit import fit
+from compressor.data import Batch, Dataset, as_dataset
+from compressor.distill import distill
+from compressor.fit import fit, put
+from compressor.layers import method
 from compressor.plan import make_plan
 from compressor.progress import Limit, silent
 from compressor.sites import find_runs, find_sites, structured
+from compressor.training import Training, varied
 
 
 @pytest.fixture
@@ -160,3 +162,42 @@ def test_the_held_back_part_is_taken_from_the_training_data_and_never_trained_on
     )  # fmt: skip
     seen = {tuple(row.tolist()) for row in torch.cat(trained)}
     assert len(seen) == 560
+
+
+def test_images_move_by_so_many_pixels_at_most_and_labels_stay() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(200, 2, 9, 7)
+    image[:, :, 4, 3] = torch.arange(1.0, 201)[:, None]
+    moved = varied(Batch((image,), torch.arange(200)), Training(shift=2, blend=0))
+    assert torch.equal(moved.labels, torch.arange(200))
+    places = [
+        tuple((channel == number + 1).nonzero()[0].tolist())
+        for number, row in enumerate(moved.inputs[0])
+        for channel in row
+    ]
+    assert places[::2] == places[1::2]  # channels move together
+    assert {y for y, _ in places} == {2, 3, 4, 5, 6}
+    assert {x for _, x in places} == {1, 2, 3, 4, 5}
+    flat = Batch((torch.ones(3, 4),), None)
+    assert varied(flat, Training(shift=2, blend=0)).inputs[0] is flat.inputs[0]
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "rprop"])
+def test_full_batch_optimisers_take_all_examples_at_every_step_and_learn(optimizer: str) -> None:
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 2)).eval()
+    student = copy.deepcopy(teacher)
+    put(
+        student,
+        (entry := make_plan(find_sites(teacher, None), None, "svd", {"rank": 2}, target=("0",)).replaced[0]),
+        method("svd").layer(6, 9, rank=2),
+    )
+    sizes: list[int] = []
+    student.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    how = Training(epochs=20, optimizer=optimizer, blend=0, fade=0, held_back=0.2)
+    result = distill(
+        student, teacher, [entry], as_dataset(torch.randn(100, 6), ("x",)), how, seed=0, limit=Limit(), progress=silent
+    )
+    assert set(sizes) == {80, 20}
+    assert min(result.losses) < 0.7 * result.losses[0]
+    assert (len(sizes) > 100) == (optimizer == "lbfgs")

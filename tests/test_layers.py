@@ -111,6 +111,23 @@ def test_acdc_with_relu_clips_between_neighbours_only() -> None:
     torch.testing.assert_close(layer(x), -x.relu())
 
 
+def test_acdc_with_scattered_ends_takes_inputs_and_outputs_at_places_of_their_own_and_scales_them() -> None:
+    layer = method("acdc").layer(5, 3, depth=1, ends="scatter", first="fixed", permutation="none", bias=False).double()
+    assert layer.params() == 6 + 3 + 1  # d, scale, seed
+    with torch.no_grad():
+        layer.d.copy_(torch.linspace(0.5, 2, 6))
+        layer.scale.copy_(torch.tensor([2.0, -1.0, 3.0]))
+    entry, leave = layer.ends.long()
+    c = cosines(6)
+    inner = c @ torch.diag(layer.d[0].detach()) @ c.T  # rows in, columns out
+    expected = torch.zeros(5, 3, dtype=torch.float64)
+    for i in range(5):
+        for j in range(3):
+            expected[i, j] = inner[entry.tolist().index(i), leave[j]] * layer.scale[j].detach()
+    torch.testing.assert_close(layer(torch.eye(5).double()), expected)
+    assert not torch.equal(entry, leave)
+
+
 @pytest.mark.parametrize(("width", "size"), [((800, 500), 800), ((97, 5), 98), ((11, 1), 12), ((9216, 4096), 9216)])
 def test_acdc_runs_at_the_next_even_size_of_small_primes_and_stores_3nk(width: tuple[int, int], size: int) -> None:
     assert on_meta("acdc", width, bias=True, depth=3).params() == 3 * size * 3 + 1
@@ -168,6 +185,19 @@ def test_fastfood_is_its_formula_over_stacked_blocks() -> None:
         products.append((shuffled * layer.G[m]) @ h)
     features = torch.cat(products, 1)[:, :10] * layer.S / (0.5 * 2)
     torch.testing.assert_close(layer(x), features[:, :5] + features[:, 5:])
+
+
+def test_fastfood_drops_out_at_its_three_places_only_while_training() -> None:
+    layer = method("fastfood").layer(8, 8, dropout=0.5, seed=1)
+    with torch.no_grad():
+        x, plain = torch.ones(40000, 8), method("fastfood").layer(8, 8, seed=1)
+        expected = plain(x)
+        assert torch.equal(layer.eval()(x), expected)
+        torch.manual_seed(0)
+        dropped = layer.train()(x)
+    assert (dropped == 0).double().mean() == pytest.approx(0.5, abs=0.05)  # after S
+    torch.testing.assert_close(dropped.mean(0), expected.mean(0), rtol=0, atol=0.1)  # and scaled up for it
+    assert len(dropped.round(decimals=4).unique()) > 100  # and before, where halves of the inputs fell out
 
 
 def test_random_fastfood_features_approximate_the_rbf_kernel() -> None:

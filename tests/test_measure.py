@@ -37,9 +37,8 @@ class Diagonal(StructuredLayer):
     method = "diagonal"
     Config = LayerConfig
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-        self.scale = nn.Parameter(torch.ones(in_features))
+    def make_parameters(self) -> None:
+        self.scale = nn.Parameter(torch.ones(self.in_features))
         self.inner: nn.Module = nn.Identity()
         self.register_buffer("drawn", torch.ones(100), persistent=False)
 
@@ -286,7 +285,6 @@ def test_a_metric_of_ones_own_gets_everything_at_once() -> None:
 
 
 def test_a_metric_in_a_file_is_found_by_its_name(tmp_path: Path) -> None:
-    pytest.importorskip("compressor_converters.arch")
     (tmp_path / "mine.py").write_text("def largest(outputs, labels):\n    return float(outputs.max())\n")
     metric = f"{tmp_path / 'mine.py'}:largest"
     check_metric(metric)

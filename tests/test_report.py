@@ -24,6 +24,7 @@ from compressor.report import (
     LayerRow,
     Report,
     Side,
+    Stand,
     read_report,
     render_text,
     write_reports,
@@ -34,6 +35,7 @@ from compressor.report.content import headline
 from compressor.report.html import render_html
 from compressor.report.markdown import render_markdown
 from compressor.report.marks import count_change, latency_change, quality_change, times
+from compressor.report.spectra import spectra
 
 HOSTILE = "<script>alert(1)</script>|**x**`[a](b)\x1b[45m\n# y"
 
@@ -57,10 +59,16 @@ def side(dense: int, accuracy: float | None, factor: float, **other: Any) -> Sid
     return Side(**{**counts, "size_bytes": sizes, "latency_ms": latency(factor), **judged, **other})
 
 
+CURVE: dict[str, Any] = {
+    "low_rank": [(1, 0.9), (10, 0.5), (100, 0.1), (500, 0.0)],
+    "stands": [Stand(method="acdc", params=4_807, error=0.4321), Stand(method="svd", params=10_000_000, error=0.5)],
+}
+
+
 def layer(name: str = "classifier.ip1", **other: Any) -> LayerRow:
     given = {"name": name, "sites": [name], "in_features": 800, "out_features": 501, "method": "acdc"}
     given |= {"config": {"depth": 3, "basis": "dct"}, "params_before": 401_301, "params_after": 4_807}
-    return LayerRow(**{**given, "macs_before": 400_800, "macs_after": 61_234, "fit_error": 0.4321, **other})
+    return LayerRow(**{**given, "macs_before": 400_800, "macs_after": 61_234, "fit_error": 0.4321, **CURVE, **other})
 
 
 def make(**other: Any) -> Report:
@@ -339,7 +347,7 @@ def test_every_chart_of_the_page_has_a_title_and_a_description_of_its_own(report
     identities = [attributes["id"] for _, attributes in page.seen if "id" in attributes]
     assert len(identities) == len(set(identities))
     charts = [attributes for tag, attributes in page.seen if tag == "svg"]
-    assert len(charts) == len(latency_charts(report)) + bool(report.layers)
+    assert len(charts) == len(latency_charts(report)) + bool(report.layers) + len(spectra(report))
     for chart in charts:
         assert set((chart["aria-labelledby"] or "").split()) <= set(identities)
 

@@ -16,6 +16,7 @@ from compressor.layers.base import (
 from compressor.layers.deep_compression import DeepCompression as DeepCompression
 from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.hashed import Hashed as Hashed
+from compressor.layers.monarch import Monarch as Monarch
 from compressor.layers.pruned import Pruned as Pruned
 from compressor.layers.svd import SVD as SVD
 

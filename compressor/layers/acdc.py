@@ -1,8 +1,12 @@
 """ACDC: a cascade of diagonals between cosine transforms (Moczulski 2019, 3.10, eq. 3.26 and 3.27).
 
 ``y = ((x ⊙ a) C ⊙ d + β) Cᵀ``, K times, with C the orthonormal DCT-II, or the separable ``C_n1 ⊗ C_n2``; between
-neighbours a fixed permutation and, where the cascade stands for several layers, a ReLU. The input is zero-padded
-to N, the first ``out`` outputs are kept. 3NK numbers and a seed.
+neighbours a fixed permutation and, where the cascade stands for several layers, a ReLU. 3NK numbers and a seed;
+2NK + N(K − 1) with a₁ fixed at 1.
+
+Between other sizes than N: ``ends=pad`` zero-pads the input and keeps the first ``out`` outputs; ``ends=scatter``, the
+scaled rectangular permutation, puts the inputs at random positions, takes the outputs from others, and scales them by a
+diagonal of ``out`` more numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, largest, register
 from compressor.layers.onnx_dct import acdc_functions, acdc_node
 from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, wanted_offset
 from compressor_kernels import dispatch
@@ -25,7 +29,7 @@ from compressor_kernels.reference import split
 if TYPE_CHECKING:
     import onnx
 
-_A, _D, _PERMUTATION = 0, 1, 10  # streams of the seed (normals take two each)
+_A, _D, _PERMUTATION, _ENDS = 0, 1, 10, 30  # streams of the seed (normals take two each)
 
 
 class ACDCConfig(LayerConfig):
@@ -35,6 +39,8 @@ class ACDCConfig(LayerConfig):
     relu: bool = Field(False, description="a ReLU between neighbours: for a window of several layers")
     basis: Literal["dct", "dct2d"] = Field("dct", description="dct2d: separable, half the work, same parameters")
     permutation: Literal["random", "none"] = Field("random", description="between neighbours, drawn from the seed")
+    first: Literal["learned", "fixed"] = Field("learned", description="a of the first member; fixed: it is 1")
+    ends: Literal["pad", "scatter"] = Field("pad", description="scatter: random positions in N, outputs scaled")
     size: int | None = Field(None, ge=1, description="N; none: the next even size with no prime factor above 7")
     sigma: float = Field(0.1, ge=0, description="diagonals start as N(1, sigma²)")
     seed: int = Field(0, ge=0, description="of the permutations and the start")
@@ -58,16 +64,21 @@ class ACDC(StructuredLayer):
 
     size: int
     permutation: Tensor | None
+    ends: Tensor | None
 
     def make_parameters(self) -> None:
         c = self.config
         self.size = n = c.size_for(self.in_features, self.out_features)
         a, d = (1 + c.sigma * seeded.normals(c.seed, purpose, (c.depth, n)) for purpose in (_A, _D))
-        self.a = nn.Parameter(a.to(torch.get_default_dtype()))
+        self.a = nn.Parameter(a[int(c.first == "fixed") :].to(torch.get_default_dtype()))
         self.d = nn.Parameter(d.to(torch.get_default_dtype()))
         self.beta = nn.Parameter(torch.zeros(c.depth, n)) if self.has_bias else None
-        permutation = seeded.permutations(c.seed, _PERMUTATION, c.depth - 1, n) if self.seeds else None
+        permuted = c.depth > 1 and c.permutation == "random"
+        permutation = seeded.permutations(c.seed, _PERMUTATION, c.depth - 1, n) if permuted else None
         self.register_buffer("permutation", permutation, persistent=False)
+        scattered = c.ends == "scatter"
+        self.register_buffer("ends", seeded.permutations(c.seed, _ENDS, 2, n) if scattered else None, persistent=False)
+        self.scale = nn.Parameter(torch.ones(self.out_features)) if scattered else None
 
     @property
     def is_linear(self) -> bool:
@@ -75,7 +86,12 @@ class ACDC(StructuredLayer):
 
     @property
     def seeds(self) -> int:
-        return int(self.config.depth > 1 and self.config.permutation == "random")
+        return int(self.permutation is not None or self.ends is not None)
+
+    @property
+    def order(self) -> int:
+        """The degree of the map in its diagonals together."""
+        return 2 * self.config.depth - (self.config.first == "fixed") + (self.scale is not None)
 
     def kind(self, name: str) -> ParameterKind:
         return "bias" if name == "beta" else "diagonal"
@@ -83,26 +99,45 @@ class ACDC(StructuredLayer):
     def transform(self, x: Tensor) -> Tensor:
         separable = self.config.basis == "dct2d"
         forward, inverse = (dispatch.dct2d, dispatch.idct2d) if separable else (dispatch.dct, dispatch.idct)
-        h = nn.functional.pad(x, (0, self.size - self.in_features))  # (..., N)
-        for k in range(self.config.depth):
+        h = self._enter(x)  # (..., N)
+        for k, a in enumerate(self._all_a()):
             if k and self.config.relu:
                 h = h.relu()
             if k and self.permutation is not None:
                 h = h.index_select(-1, self.permutation[k - 1].long())
-            h = forward(h * self.a[k]) * self.d[k]
+            h = forward(h * a) * self.d[k]
             h = inverse(h if self.beta is None else h + self.beta[k])
-        return h[..., : self.out_features]
+        return self._leave(h)
+
+    def _all_a(self) -> Tensor:
+        """``(K, N)``: a of every member."""
+        return self.a if self.config.first == "learned" else torch.cat((torch.ones_like(self.d[:1]), self.a))
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """``(..., in) -> (..., N)``."""
+        h = nn.functional.pad(x, (0, self.size - self.in_features))
+        return h if self.ends is None else h.index_select(-1, self.ends[0].long())
+
+    def _leave(self, h: Tensor) -> Tensor:
+        """``(..., N) -> (..., out)``."""
+        if self.ends is None or self.scale is None:
+            return h[..., : self.out_features]
+        return h.index_select(-1, self.ends[1, : self.out_features].long()) * self.scale
 
     def onnx_node(self, x: Tensor) -> Tensor:
         c = self.config
-        return acdc_node(
-            x, self.a, self.d, self.beta, self.permutation, out_features=self.out_features, relu=c.relu, basis=c.basis
-        )
+        scattered = self.ends is not None
+        h = acdc_node(
+            self._enter(x) if scattered else x, self._all_a(), self.d, self.beta, self.permutation,
+            out_features=self.size if scattered else self.out_features, relu=c.relu, basis=c.basis,
+        )  # fmt: skip
+        return self._leave(h) if scattered else h
 
     def onnx_functions(self) -> list[onnx.FunctionProto]:
+        scattered = self.ends is not None
         return acdc_functions(
-            self.in_features,
-            self.out_features,
+            self.size if scattered else self.in_features,
+            self.size if scattered else self.out_features,
             size=self.size,
             depth=self.config.depth,
             basis=self.config.basis,
@@ -113,9 +148,10 @@ class ACDC(StructuredLayer):
 
     def macs(self) -> int:
         n, k = self.size, self.config.depth
+        rest = (0 if self.scale is None else self.out_features) - n * (self.config.first == "fixed")
         if self.config.basis == "dct2d":
-            return k * (2 * n * sum(split(n)) + 2 * n)
-        return math.ceil(k * (4 * n + 5 * n * math.log2(n)) / 2)
+            return k * (2 * n * sum(split(n)) + 2 * n) + rest
+        return math.ceil(k * (4 * n + 5 * n * math.log2(n)) / 2) + rest
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
@@ -126,20 +162,21 @@ class ACDC(StructuredLayer):
             {"permutation": "none", "sigma": 0.3},
             {"depth": 2, "relu": True},
             {"depth": 1, "size": 71},
+            {"depth": 2, "first": "fixed", "ends": "scatter"},
         ]
 
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
         out_features, in_features = weight.shape
         layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        fit_linear(layer, weight, metric, order=2 * layer.config.depth)
+        fit_linear(layer, weight, metric, order=layer.order)
         layer._set_offset(wanted_offset(layer, weight, bias, metric))
         return layer
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
         if self.is_linear:
             weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-            fit_linear(self, weight, metric, order=2 * self.config.depth)
+            fit_linear(self, weight, metric, order=self.order)
             self._set_offset(wanted_offset(self, weight, bias, metric))
         else:
             self._set_offset(y.mean(0))
@@ -151,15 +188,28 @@ class ACDC(StructuredLayer):
         if self.beta is None:
             return
         transform = dispatch.dct2d if self.config.basis == "dct2d" else dispatch.dct
-        padded = nn.functional.pad(offset.to(self.beta), (0, self.size - self.out_features))
+        aim = offset.to(self.beta)
+        if self.ends is None or self.scale is None:
+            padded = nn.functional.pad(aim, (0, self.size - self.out_features))
+        else:
+            padded = torch.zeros_like(self.beta[0])
+            self.scale[self.scale == 0] = 1  # the zero map: all diagonals are 0, and only the offset is left
+            padded[self.ends[1, : self.out_features].long()] = aim / self.scale
         self.beta.zero_()[-1] = transform(padded)
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
-        member = (3 if bias else 2) * base.size_for(in_features, out_features)
-        seed = int(base.permutation == "random")
-        depth = max(1, (params - seed) // member)
-        return base.model_copy(update={"depth": depth})
+        def with_depth(depth: int) -> Any:
+            return base.model_copy(update={"depth": depth})
+
+        return largest(
+            cls,
+            (in_features, out_features),
+            bias,
+            params,
+            with_depth,
+            params // base.size_for(in_features, out_features),
+        )
 
 
 def _is_smooth(n: int) -> bool:

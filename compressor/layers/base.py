@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError, nearest
+from compressor.settings import Settings
 
 if TYPE_CHECKING:
     import onnx
@@ -26,30 +26,13 @@ if TYPE_CHECKING:
 ParameterKind = Literal["diagonal", "dense", "bias"]
 
 
-class LayerConfig(BaseModel):
-    """A method's own options: typed, checked, frozen; unknown names are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class LayerConfig(Settings):
+    """A method's own options."""
 
     @property
     def uses_metric(self) -> bool:
         """Whether the fit looks at the inputs' second moment; False only where an option asks for the weights alone."""
         return True
-
-    @classmethod
-    def from_settings(cls, method: str, settings: Mapping[str, Any]) -> Self:
-        """Check ``settings`` (strings from ``--set key=value`` are converted) or say in one line what is wrong."""
-        for key in settings:
-            if key not in cls.model_fields:
-                raise CompressorError(f"method '{method}' has no setting '{key}'; {nearest(key, cls.model_fields)}")
-        try:
-            return cls.model_validate(dict(settings))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "settings"
-            raise CompressorError(
-                f"method '{method}': {where}={first['input']!r} is not valid: {first['msg']}"
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -128,7 +111,7 @@ class StructuredLayer(nn.Module, ABC):
         self.in_features = in_features
         self.out_features = out_features
         self.has_bias = bias
-        self.config = config if config is not None else self.Config.from_settings(self.method, settings)
+        self.config = config if config is not None else self.Config.from_settings(f"method '{self.method}'", settings)
         self.make_parameters()
 
     # --- what a method must say -----------------------------------------------------------------
@@ -274,7 +257,7 @@ class Method:
 
     def config(self, settings: Mapping[str, Any] | None = None) -> Any:
         """The method's configuration with ``settings`` over the preset's own."""
-        return self.layer.Config.from_settings(self.name, {**self.settings, **(settings or {})})
+        return self.layer.Config.from_settings(f"method '{self.name}'", {**self.settings, **(settings or {})})
 
 
 _methods: dict[str, Method] = {}
@@ -344,4 +327,6 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 def build(name: str, in_features: int, out_features: int, *, bias: bool, config: Mapping[str, Any]) -> StructuredLayer:
     """A fresh layer of method ``name`` from plain data, as a manifest holds it."""
     entry = method(name)
-    return entry.layer(in_features, out_features, bias=bias, config=entry.layer.Config.from_settings(name, config))
+    return entry.layer(
+        in_features, out_features, bias=bias, config=entry.layer.Config.from_settings(f"method '{name}'", config)
+    )

@@ -44,6 +44,7 @@ class FastfoodConfig(LayerConfig):
     width: int | None = Field(None, ge=1, description="features of relu and rbf; none: the power of two from in up")
     readout_rank: int | None = Field(None, ge=1, description="factor the read-out of relu and rbf in two")
     terms: int = Field(1, ge=1, description="linear: how many Fastfood maps are added")
+    dropout: float = Field(0.0, ge=0, lt=1, description="while training: before B, after the permutation and after S")
     sigma: float = Field(1.0, gt=0, description="rows start with standard deviation 1/sigma")
     seed: int = Field(0, ge=0, description="of the permutation and the draws")
 
@@ -121,15 +122,19 @@ class Fastfood(StructuredLayer):
 
     def features(self, x: Tensor) -> Tensor:
         """``(..., in) -> (..., n)``, 2n for rbf: the products, through the nonlinearity if there is one."""
-        h = nn.functional.pad(x, (0, self.d - self.in_features)).unsqueeze(-2)  # (..., 1, d)
+        h = nn.functional.pad(self._dropped(x), (0, self.d - self.in_features)).unsqueeze(-2)  # (..., 1, d)
         h = dispatch.fwht(h * self.B)  # (..., blocks, d)
         h = torch.stack([h[..., m, :].index_select(-1, p.long()) for m, p in enumerate(self.permutation)], -2)
-        h = dispatch.fwht(h * self.G).flatten(-2)[..., : self.width] * self.scaled_s()
+        h = dispatch.fwht(self._dropped(h) * self.G).flatten(-2)[..., : self.width]
+        h = self._dropped(h * self.scaled_s())
         if self.config.features == "relu":
             return h.relu()
         if self.config.features == "rbf":
             return torch.cat((h.cos(), h.sin()), -1) * math.sqrt(1 / self.width)
         return h
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, self.config.dropout, self.training)
 
     def scaled_s(self) -> Tensor:
         """``S / (σ√d)``, ``(n,)``: S itself is kept near 1, so that all diagonals train at one rate."""

@@ -176,7 +176,7 @@ def ridge(features: Tensor, y: Tensor, *, damping: float = 1e-4) -> Tensor:
 def _probes(metric: Metric) -> Tensor:
     """Rows ``R (columns, in)`` with ``RᵀR ≈ Σ``: its leading eigenvectors, and a sketch of the rest where it counts."""
     sigma = metric.covariance.double()
-    values, vectors = _leading(sigma, _COLUMNS)
+    values, vectors = leading(sigma, _COLUMNS)
     rows = (vectors * values.sqrt()).T  # most energy first
     total, held = float(sigma.trace()), values.cumsum(0)
     needed = int((held < _ENERGY * total).sum()) + 1
@@ -190,7 +190,7 @@ def _probes(metric: Metric) -> Tensor:
     return torch.cat((rows[:half], mix * math.sqrt(max(spread, 0.0) / (_COLUMNS - half))))
 
 
-def _leading(sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def leading(sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The largest ``count`` eigenvalues of ``sigma (n, n)`` and their vectors ``(n, count)``, largest first.
 
     By subspace iteration where the whole decomposition would take long.

@@ -2,6 +2,7 @@
 
 from compressor.measure.cost import count_macs, count_params
 from compressor.measure.quality import Fidelity, Quality, check_metric, evaluate, fidelity, first_output
+from compressor.measure.spectrum import low_rank_errors
 from compressor.measure.speed import Latency, latencies, one_thread, ort_session, run_ort
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "fidelity",
     "first_output",
     "latencies",
+    "low_rank_errors",
     "one_thread",
     "ort_session",
     "run_ort",

@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.report.text import render_text
-from compressor.report.value import FILE, Baseline, Check, Fidelity, LatencyRow, LayerRow, Report, Side, read_report
+from compressor.report.value import (
+    FILE,
+    Baseline,
+    Check,
+    Fidelity,
+    LatencyRow,
+    LayerRow,
+    Report,
+    Side,
+    Stand,
+    read_report,
+)
 
 __all__ = [
     "Baseline",
@@ -15,6 +26,7 @@ __all__ = [
     "LayerRow",
     "Report",
     "Side",
+    "Stand",
     "read_report",
     "render_text",
     "write_reports",

@@ -6,6 +6,8 @@ from importlib.resources import files
 
 from compressor.report.charts import WIDTH, latency_charts, parameter_chart
 from compressor.report.content import content
+from compressor.report.spectra import HEIGHT, spectra
+from compressor.report.spectra import WIDTH as SPECTRUM_WIDTH
 from compressor.report.table import plain
 from compressor.report.tiles import tiles
 from compressor.report.value import Report
@@ -28,5 +30,7 @@ def render_html(report: Report) -> str:
         any_kept=bars is not None and any(row.kept for row in bars.rows),
         spans=latency_charts(report),
         width=WIDTH,
+        spectra=spectra(report),
+        spectrum_size=(SPECTRUM_WIDTH, HEIGHT),
     )
     return page + "\n"

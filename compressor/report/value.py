@@ -56,10 +56,19 @@ class Side(_Value):
     fidelity: Fidelity | None = None
 
 
+class Stand(_Value):
+    """Where one method stands at one layer: numbers stored, relative error of the fit in the metric of the inputs."""
+
+    method: str
+    params: int = Field(ge=1)
+    error: float = Field(ge=0)
+
+
 class LayerRow(_Value):
     """One entry of the plan: a dense map, or a run of them that one block replaced, or why it was kept.
 
-    ``fit_error`` is relative, in the metric of the inputs seen, before any distillation.
+    ``fit_error`` is relative, in the metric of the inputs seen, before any distillation. ``low_rank`` gives
+    (rank, error) of the best maps of that rank, the layer's spectrum; ``stands`` the methods of this job.
     """
 
     name: str
@@ -75,6 +84,8 @@ class LayerRow(_Value):
     macs_after: int
     fit_error: float | None = None
     kept_because: str | None = None
+    low_rank: list[tuple[int, float]] = Field(default_factory=list)
+    stands: list[Stand] = Field(default_factory=list)
 
 
 class Baseline(_Value):

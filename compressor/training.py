@@ -1,0 +1,96 @@
+"""How a whole network is trained, and what happens to the examples on the way."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from compressor.data import Batch
+from compressor.imitate import parameter_groups
+from compressor.settings import Settings
+
+_ROUND = 50  # iterations of L-BFGS that count as one epoch
+_HISTORY = 10
+
+
+class Training(Settings):
+    """How the whole network is distilled. Fractions are of all steps unless said otherwise."""
+
+    epochs: int = Field(10, ge=0, description="passes over the training data at most")
+    batch_size: int = Field(64, ge=1, description="examples a step; lbfgs and rprop take all at once")
+    optimizer: Literal["adamw", "lbfgs", "rprop"] = Field(
+        "adamw", description="lbfgs, rprop: for small data, whole at every step; an epoch of lbfgs is 50 iterations"
+    )
+    rate: float = Field(2e-3, gt=0, description="of dense parameters; diagonals take 10 times as much")
+    weight_decay: float = Field(1e-4, ge=0, description="never on diagonals and biases")
+    warm_up: float = Field(0.05, ge=0, le=1, description="fraction over which the rate rises")
+    temperature: float = Field(4.0, gt=0, description="of the softmax in which the original is imitated")
+    label_share: float = Field(0.3, ge=0, le=1, description="of the loss, where there are labels")
+    hint_share: float = Field(0.1, ge=0, description="of the loss: outputs of the replaced blocks")
+    blend: float = Field(0.5, ge=0, le=1, description="of the batches: examples blended in pairs, without labels")
+    shift: int = Field(0, ge=0, description="pixels: images are moved by up to so many, each by its own")
+    fade: float = Field(0.2, ge=0, le=1, description="fraction over which the original's blocks fade out; 0: at once")
+    patience: int = Field(6, ge=1, description="epochs without a better held-back loss")
+    held_back: float = Field(0.05, gt=0, lt=1, description="of the training data, to choose the best epoch by")
+    held_back_most: int = Field(5000, ge=1, description="examples held back at most")
+
+    @property
+    def is_full_batch(self) -> bool:
+        """Whether each step takes all training data, at a rate of its own choosing."""
+        return self.optimizer != "adamw"
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser over all that ``model`` trains."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if self.optimizer == "rprop":
+            return torch.optim.Rprop(trained, lr=self.rate)
+        if self.optimizer == "lbfgs":
+            return torch.optim.LBFGS(
+                trained, lr=1, max_iter=_ROUND, history_size=_HISTORY, line_search_fn="strong_wolfe"
+            )
+        return torch.optim.AdamW(parameter_groups(model, self.rate, self.weight_decay))
+
+
+def varied(batch: Batch, how: Training) -> Batch:
+    """``batch`` as it is trained on: moved, blended, or as it is."""
+    if how.shift:
+        batch = _shifted(batch, how.shift)
+    return _blended(batch) if float(torch.rand(())) < how.blend else batch
+
+
+def _blended(batch: Batch) -> Batch:
+    """Each example mixed with another at a random share; no labels, since they would not fit.
+
+    More of the input space on which the original is imitated (Beyer et al. 2022, "function matching"). Batches
+    with inputs that are not floating point stay as they are.
+    """
+    if not all(x.is_floating_point() for x in batch.inputs):
+        return batch
+    share = torch.rand(len(batch.inputs[0]))
+    inputs = []
+    for x in batch.inputs:
+        s = share.to(x).reshape(-1, *[1] * (x.ndim - 1))
+        inputs.append(s * x + (1 - s) * x.flip(0))
+    return Batch(tuple(inputs), None)
+
+
+def _shifted(batch: Batch, most: int) -> Batch:
+    """Each image ``(channels, height, width)`` moved by up to ``most`` pixels; the edge is repeated. Labels stay.
+
+    Batches with inputs that are not images stay as they are.
+    """
+    if not all(x.ndim == 4 for x in batch.inputs):
+        return batch
+    moves = torch.randint(-most, most + 1, (2, len(batch.inputs[0]), 1))
+    inputs = []
+    for x in batch.inputs:
+        rows, columns = (
+            (torch.arange(size, device=x.device) + by.to(x.device)).clamp(0, size - 1)
+            for size, by in zip(x.shape[2:], moves, strict=True)
+        )
+        image = torch.arange(len(x), device=x.device)[:, None, None]
+        inputs.append(x[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2))
+    return Batch(tuple(inputs), batch.labels)
