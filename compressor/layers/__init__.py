@@ -18,6 +18,7 @@ from compressor.layers.hashed import Hashed as Hashed
 from compressor.layers.kernelnet import KernelNet as KernelNet
 from compressor.layers.predicted import Predicted as Predicted
 from compressor.layers.pruned import Pruned as Pruned
+from compressor.layers.sparse_fc import SparseFC as SparseFC
 from compressor.layers.svd import SVD as SVD
 
 __all__ = [
