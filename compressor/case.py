@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import fnmatch
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.data import Dataset, as_dataset, load_data
+from compressor.data import Dataset, array_names, as_dataset, load_data
 from compressor.errors import CompressorError
 from compressor.layers import method
 from compressor.measure import check_metric
@@ -21,8 +22,11 @@ from compressor.plan import Plan, make_plan
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
 from compressor.sites import Run, Site, find_runs, find_sites
+from compressor_converters.calling import call_in_order, given_names
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
+from compressor_converters.opening import close_model, find_openable, reopen
+from compressor_converters.opening.tied import find_tied, merge
 
 _SET_ASIDE = 0.1  # of the data, for evaluation where no evaluation data is given
 _EXAMPLE_ROWS = 8
@@ -35,6 +39,7 @@ class Case:
     recipe: Recipe
     loaded: Loaded
     model: nn.Module  # the original; never changed
+    opened: nn.Module  # the original, or a copy of it in which every dense map is an nn.Linear
     example: tuple[Tensor, ...] | None  # a few rows of input
     data: Dataset | None  # to fit and to train on
     eval_data: Dataset | None  # to report on; never to choose by
@@ -42,6 +47,8 @@ class Case:
     runs: list[Run] | None
     limit: Limit
     progress: Progress = silent
+    kinds: dict[str, str] = field(default_factory=dict)  # of the modules that were opened, by name
+    is_rebuilt: bool = False  # `opened` is the original's graph
     notes: list[str] = field(default_factory=list)
     temporary: list[Any] = field(default_factory=list)  # folders that live as long as the case
 
@@ -54,16 +61,31 @@ class Case:
             self.runs,
             name,
             settings,
-            target=self.recipe.target,
-            ignore=self.recipe.ignore,
+            target=self._within(self.recipe.target),
+            ignore=self._within(self.recipe.ignore),
             window=window or self.recipe.window,
             seed=self.recipe.seed,
             budget=budget,
         )
 
     def copy(self) -> nn.Module:
-        """A fresh copy of the original network, to be changed."""
-        return copy.deepcopy(self.model)
+        """A fresh copy of the opened network, to be changed."""
+        return copy.deepcopy(self.opened)
+
+    def close(self, student: nn.Module) -> None:
+        """Put back the original's modules in ``student`` where none of their dense maps was replaced."""
+        if not self.is_rebuilt:
+            close_model(student, self.model)
+
+    def rebuild(self) -> nn.Module:
+        """The network that the written parameters belong to, anew, before structured layers are put in."""
+        return copy.deepcopy(self.opened if self.is_rebuilt else self.model)
+
+    def _within(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """``patterns`` with those that name an opened module standing for all dense maps inside it."""
+        inside = [f"{name}.*" for name in self.kinds if _matches(name, patterns) and name not in self.sites]
+        kept = [one for one in patterns if fnmatch.filter(self.sites, one) or not fnmatch.filter(self.kinds, one)]
+        return (*kept, *inside)
 
     def inputs(self, rows: int) -> tuple[Tensor, ...]:
         """``rows`` rows of input: of the data where there is any, else the example's, repeated as needed."""
@@ -103,6 +125,7 @@ def open_case(
         )
     network = loaded.model.eval()
     notes: list[str] = []
+    _take_inputs(loaded, data if data is not None else recipe.data, recipe)
     data_set = _open(data if data is not None else recipe.data, loaded, recipe)
     eval_set = _open(eval_data if eval_data is not None else recipe.eval_data, loaded, recipe)
     recipe = _identified(recipe, loaded, data_set)
@@ -115,12 +138,19 @@ def open_case(
     if example is not None:
         _try(network, example)
         example = tuple(x.to(_device_of(network)) for x in example)
-    found = find_sites(network, example)
+    packed = _packed(network, example)
+    notes += [f"{name}: left as it is, since it is given packed sequences" for name in sorted(packed)]
+    kinds = find_openable(network, recipe.target, leave=packed)
+    tied = find_tied(network)
+    opened = copy.deepcopy(network) if kinds or tied else network
+    reopen(opened, kinds)
+    merge(opened, tied)
+    found = find_sites(opened, example)
     if not found:
-        raise CompressorError(f"{loaded.source}: has no dense layers (torch.nn.Linear), so there is nothing to replace")
+        raise CompressorError(f"{loaded.source}: has no dense layers, so there is nothing to replace")
     case = Case(
-        recipe, loaded, network, example, data_set, eval_set, {site.name: site for site in found}, None,
-        limit, progress, notes,
+        recipe, loaded, network, opened, example, data_set, eval_set, {site.name: site for site in found}, None,
+        limit, progress, kinds, False, notes,
     )  # fmt: skip
     _trace(case)
     return case
@@ -137,6 +167,14 @@ def _identified(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> Recipe:
     threads = recipe.threads or torch.get_num_threads()
     known = {"model_sha256": loaded.sha256, "data_fingerprint": found, "threads": threads}
     return recipe.model_copy(update=known)
+
+
+def _take_inputs(loaded: Loaded, data: object, recipe: Recipe) -> None:
+    """Where the data names its arrays, the network's inputs are those that it holds."""
+    names = given_names(loaded.model, loaded.input_names, array_names(data, recipe.label_key))
+    if names != loaded.input_names:
+        loaded.input_names = names
+        call_in_order(loaded.model, names)
 
 
 def _open(spec: object, loaded: Loaded, recipe: Recipe) -> Dataset | None:
@@ -184,12 +222,40 @@ def _try(model: nn.Module, example: tuple[Tensor, ...]) -> None:
         raise CompressorError(f"the model does not take this input ({shapes}): {said}") from None
 
 
+def _packed(model: nn.Module, example: tuple[Tensor, ...] | None) -> set[str]:
+    """The modules that are given packed sequences, which an opened module does not take."""
+    found: set[str] = set()
+
+    def look(name: str) -> Any:
+        def note(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if any(isinstance(value, nn.utils.rnn.PackedSequence) for value in inputs):
+                found.add(name)
+
+        return note
+
+    recurrent = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.RNNBase)]
+    if example is None or not recurrent:
+        return found
+    handles = [module.register_forward_pre_hook(look(name)) for name, module in recurrent]
+    try:
+        with torch.no_grad():
+            model(*example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def _trace(case: Case) -> None:
     """Find the runs of sites; where a window crosses a plain function call, work on the model's graph instead."""
     if case.example is None:
         return
     try:
-        case.runs = find_runs(case.model, case.example)
+        case.runs = find_runs(case.opened, case.example)
     except Exception as error:  # torch.export raises many kinds; the reason is passed on
         case.notes.append(f"the model could not be traced, so that no windows were looked for: {_first_line(error)}")
         return
@@ -200,12 +266,13 @@ def _trace(case: Case) -> None:
     in_functions = any(None in run.activations[:-1] for run in case.runs)
     if wants_windows and in_functions and case.recipe.window != "off":
         with torch.no_grad():
-            case.model = to_module(
-                torch.export.export(case.model, case.example, strict=False, dynamic_shapes=_dynamic(case.example))
+            case.opened = to_module(
+                torch.export.export(case.opened, case.example, strict=False, dynamic_shapes=_dynamic(case.example))
             )
+        case.is_rebuilt = True
         case.notes.append("activations are plain function calls: the model was rebuilt from its graph")
-        case.sites = {site.name: site for site in find_sites(case.model, case.example)}
-        case.runs = find_runs(case.model, case.example)
+        case.sites = {site.name: site for site in find_sites(case.opened, case.example)}
+        case.runs = find_runs(case.opened, case.example)
 
 
 def _dynamic(example: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:

@@ -68,12 +68,12 @@ def fading(student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], wan
 
 
 @contextlib.contextmanager
-def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """What the modules ``names`` put out in the last forward pass."""
-    seen: dict[str, Tensor] = {}
+def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """What the modules ``names`` put out in the forward pass, call by call."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def remember(name: str) -> Any:
-        return lambda _module, _inputs, output: seen.__setitem__(name, output)
+        return lambda _module, _inputs, output: seen[name].append(output)
 
     handles = [model.get_submodule(name).register_forward_hook(remember(name)) for name in names]
     try:
@@ -97,6 +97,13 @@ def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Tr
     if labels is None:
         return T * T * kl
     return (1 - how.label_share) * T * T * kl + how.label_share * F.cross_entropy(student, labels.long())
+
+
+def _hint(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """The relative squared error of a block's outputs, over all its calls."""
+    off = torch.stack([(one - other).square().sum() for one, other in zip(got, wanted, strict=True)]).sum()
+    size = torch.stack([other.square().sum() for other in wanted]).sum()
+    return off / size.clamp_min(1e-12)
 
 
 def _check_labels(model: nn.Module, data: Dataset) -> None:
@@ -144,8 +151,7 @@ class _Run:
                 aim = first_output(self.teacher(*inputs))
             loss = _whole_loss(first_output(self.student(*inputs)), aim, labels, self.how, self.classes)
             for their, our in zip(theirs, ours, strict=True):
-                error = (got[our] - wanted[their]).square().mean() / wanted[their].square().mean().clamp_min(1e-12)
-                loss = loss + self.how.hint_share / len(ours) * error
+                loss = loss + self.how.hint_share / len(ours) * _hint(got[our], wanted[their])
         return loss
 
     def penalty(self) -> Tensor:

@@ -24,6 +24,7 @@ from compressor.progress import Limit, Progress
 from compressor.sites import Run, Site, activation_after, extract
 
 CALIBRATION_EXAMPLES = 8192
+CALIBRATION_ROWS = 1 << 17
 _BATCH = 256
 _SAMPLE_BYTES = 64 * 2**20  # of the inputs kept to train one block on
 
@@ -83,7 +84,7 @@ def _fit_entry(
     template = layer_for(entry, sites)
     low_rank: list[tuple[int, float]] = []
     if template.is_linear and len(entry.sites) == 1:
-        layer, error, low_rank = _fit_linear(student, teacher, entry, data, changed, seed)
+        layer, error, low_rank = _fit_linear(student, teacher, entry, sites[entry.name], data, changed, seed)
         before, after = sites[entry.name].params, layer.finished().params()
         if after >= before:
             why = f"{entry.method} would not be smaller ({after:,} against {before:,})"
@@ -113,7 +114,13 @@ def put(student: nn.Module, entry: Entry, layer: nn.Module) -> None:
 
 
 def _fit_linear(
-    student: nn.Module, teacher: nn.Module, entry: Entry, data: Dataset | None, changed: bool, seed: int
+    student: nn.Module,
+    teacher: nn.Module,
+    entry: Entry,
+    site: Site,
+    data: Dataset | None,
+    changed: bool,
+    seed: int,
 ) -> tuple[StructuredLayer, float, list[tuple[int, float]]]:
     """The fitted layer, its error, and the spectrum of what it was fitted to."""
     assert entry.method is not None
@@ -124,7 +131,8 @@ def _fit_linear(
     if data is None:
         metric = Metric.identity(dense.in_features)
     else:
-        seen = moments(entry.name, teacher, student, _inputs(data, student, seed), same_prefix=not changed)
+        batches = _inputs(data, student, seed, site)
+        seen = moments(entry.name, teacher, student, batches, same_prefix=not changed, every=site.calls > 1)
         weight, bias, metric = seen.target(weight, bias)
     chosen = method(entry.method)
     layer = chosen.layer.from_dense(weight, bias, chosen.config(entry.config), metric)
@@ -137,9 +145,11 @@ def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _inputs(data: Dataset, model: nn.Module, seed: int) -> Iterator[tuple[Tensor, ...]]:
+def _inputs(data: Dataset, model: nn.Module, seed: int, site: Site) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of model inputs: enough examples, or enough rows where ``site`` sees many of one (tokens, positions)."""
     device = _device(model)
-    for batch in islice(data.batches(_BATCH, seed=seed), math.ceil(CALIBRATION_EXAMPLES / _BATCH)):
+    examples = min(CALIBRATION_EXAMPLES, CALIBRATION_ROWS / max(1.0, site.rows))
+    for batch in islice(data.batches(_BATCH, seed=seed), math.ceil(examples / _BATCH)):
         yield tuple(x.to(device) for x in batch.inputs)
 
 
@@ -161,9 +171,10 @@ def _samples(
         with torch.no_grad():
             return x, extract(teacher, _modules_of(entry, teacher))(x)
     xs, ys, rows = [], [], 0
-    for inputs in _inputs(data, student, seed):
-        y = rows_at(teacher, entry.sites[-1], inputs, output=True)
-        x = rows_at(student if changed else teacher, entry.name, inputs)
+    site = sites[entry.name]
+    for inputs in _inputs(data, student, seed, site):
+        y = rows_at(teacher, entry.sites[-1], inputs, output=True, every=site.calls > 1)
+        x = rows_at(student if changed else teacher, entry.name, inputs, every=site.calls > 1)
         xs.append(x)
         ys.append(y)
         rows += len(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import shutil
 import tempfile
@@ -152,9 +153,10 @@ def plan_only(
 
     for entry in plan.replaced:
         put(student, entry, layer_for(entry, case.sites))
+    case.close(student)
     if any(not layer.is_sized for _, layer in structured(student)):
         case.notes.append("sizes that depend on the weights are counted at their largest")
-    before = Side(**count(case, case.copy().to("meta")))
+    before = Side(**count(case, copy.deepcopy(case.model).to("meta")))
     after = Side(**count(case, student, fitted))
     return _report(case, "dry run", before, after, _rows(case, fitted, student), [], [], started)
 
@@ -218,7 +220,7 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     """Fit and distill one method."""
     recipe = case.recipe
     student = case.copy().to(recipe.device)
-    teacher = case.model.to(recipe.device)
+    teacher = case.opened.to(recipe.device)
     fitted = fit(
         student, teacher, plan, case.sites, case.runs, case.data, seed=recipe.seed, limit=case.limit,
         progress=case.progress,
@@ -234,6 +236,10 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     for where, layer in list(structured(student)):
         if (lean := layer.finished()) is not layer:
             replace(student, where, lean)
+    case.close(student)
+    packed = [size for _, layer in structured(student) if (size := layer.packed_bytes()) is not None]
+    if packed:
+        candidate.notes.append(f"entropy-coded, the {len(packed)} {name} layers take {sum(packed):,} bytes")
     return candidate
 
 
@@ -269,7 +275,7 @@ def _finish(
             quantize_int8(original.onnx, candidate.onnx)
     assert main.model is not None
     inputs = tuple(x.cpu() for x in case.inputs(_CHECK_ROWS))
-    checks = verify(main.folder, main.model, inputs, rebuild=case.copy)
+    checks = verify(main.folder, main.model, inputs, rebuild=case.rebuild)
     time_all(case, [original, main, *others])
     before, after = (side(case, candidate, eval_fn) for candidate in (original, main))
     baselines = [Baseline(name=c.name, side=side(case, c, eval_fn), note="; ".join(c.notes)) for c in others]

@@ -105,6 +105,8 @@ def _reason_to_keep(
         return "ignored by name"
     if target and not _matches(site.name, target):
         return "not targeted"
+    if site.tied_to is not None:
+        return f"it shares its weight or bias with '{site.tied_to}', which needs it dense"
     share = site.params / sum(other.params for other in sites)
     small = site.is_last and share < SMALL_LAST_LAYER and site.name not in target and len(sites) > 1
     if small:

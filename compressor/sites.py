@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compressor.layers import StructuredLayer
+from compressor_converters.opening.tied import holders
 
 # Elementwise operators that may stand between the sites of one window.
 _ACTIVATIONS = {
@@ -37,6 +38,7 @@ class Site:
     calls: int = 1  # times it is called in one forward pass
     rows: float = 1.0  # rows it maps for one example (tokens, for instance), all calls together
     is_last: bool = False  # no other site comes after it
+    tied_to: str | None = None  # another module that holds its weight or bias too
 
     @property
     def params(self) -> int:
@@ -97,6 +99,7 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
             for handle in handles:
                 handle.remove()
     order = [*called, *(name for name in found if name not in called)]
+    owners = holders(model)
     last = [name for name in order if example is None or name in called][-1:]
     return [
         Site(
@@ -107,9 +110,14 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
             calls=len(called.get(name, [])) if example is not None else 1,
             rows=sum(called[name]) / example[0].shape[0] if example is not None and name in called else 1.0,
             is_last=[name] == last,
+            tied_to=_other_holder(found[name], name, owners),
         )
         for name in order
     ]
+
+
+def _other_holder(linear: nn.Linear, name: str, owners: Mapping[int, Sequence[str]]) -> str | None:
+    return next((other for p in linear.parameters() for other in owners[id(p)] if other != name), None)
 
 
 def _counter(called: dict[str, list[int]], name: str, batch: int) -> Any:

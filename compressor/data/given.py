@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from compressor.data.arrays import Preparation, check_finite, parse_normalize, unpack
+from compressor.data.arrays import LABEL_KEYS, Preparation, check_finite, parse_normalize, unpack
 from compressor.data.dataset import Batch, Dataset, MapDataset, TensorDataset
 from compressor.data.images import ImageFolder
 from compressor.data.stream import StreamDataset
@@ -63,6 +63,17 @@ def as_dataset(value: object, inputs: Sequence[str]) -> Dataset:
         return load_data(str(value), inputs)
     with _named("data"):
         return _as_dataset(value, inputs, None, Preparation())
+
+
+def array_names(value: object, label_key: str | None = None) -> tuple[str, ...]:
+    """The names of the arrays in ``value`` but for labels, where it has names; what cannot be read has none yet."""
+    if isinstance(value, tuple | list) and value:
+        value = value[0]
+    names: Iterable[Any] = value if isinstance(value, Mapping) else ()
+    if isinstance(value, str | Path) and Path(value).suffix == ".npz" and Path(value).is_file():
+        with contextlib.suppress(*_BROKEN, ValueError), _read(Path(value)) as arrays:
+            names = list(arrays) if isinstance(arrays, Mapping) else ()
+    return tuple(str(name) for name in names if name != label_key and (label_key or name not in LABEL_KEYS))
 
 
 @contextlib.contextmanager

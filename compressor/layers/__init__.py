@@ -13,9 +13,11 @@ from compressor.layers.base import (
     register,
     replace,
 )
+from compressor.layers.deep_compression import DeepCompression as DeepCompression
 from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.hashed import Hashed as Hashed
 from compressor.layers.kernelnet import KernelNet as KernelNet
+from compressor.layers.monarch import Monarch as Monarch
 from compressor.layers.predicted import Predicted as Predicted
 from compressor.layers.pruned import Pruned as Pruned
 from compressor.layers.sparse_fc import SparseFC as SparseFC

@@ -205,6 +205,10 @@ class StructuredLayer(nn.Module, ABC):
         """The layer as it is stored and run once training has ended: itself, or a leaner one with the same map."""
         return self
 
+    def packed_bytes(self) -> int | None:
+        """Bytes that rebuild the layer when they are entropy-coded; None where the method has no such form."""
+        return None
+
     def onnx_node(self, x: Tensor) -> Tensor:
         """The layer as traced for ONNX; methods with a function of their own emit one node here."""
         return self.transform(x)

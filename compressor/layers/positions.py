@@ -64,6 +64,16 @@ class Positions(nn.Module):
         return matrix.reshape(-1)[self.flat()]
 
 
+def count_of(in_features: int, out_features: int, density: float, count: int | None) -> int:
+    """How many entries are kept: ``count`` where it is given, else the share ``density`` of them, at least one."""
+    size = in_features * out_features
+    if count is None:
+        return max(1, round(density * size))
+    if count > size:
+        raise ValueError(f"count={count} is more than the {size} weights of {in_features} -> {out_features}")
+    return count
+
+
 def _smallest(largest: int) -> torch.dtype:
     """The smallest whole-number type that holds 0..``largest``."""
     if largest < 2**8:

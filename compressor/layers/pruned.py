@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
 from compressor.layers.onnx_sparse import sparse_functions, sparse_node
-from compressor.layers.positions import Positions
+from compressor.layers.positions import Positions, count_of
 from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
 from compressor.layers.subset import best_subset, largest_entries
 
@@ -55,11 +55,7 @@ class PrunedConfig(LayerConfig):
 
     def count_for(self, in_features: int, out_features: int) -> int:
         """How many weights stay in the end."""
-        size = in_features * out_features
-        count = max(1, round(self.density * size)) if self.count is None else self.count
-        if count > size:
-            raise ValueError(f"count={count} is more than the {size} weights of {in_features} -> {out_features}")
-        return count
+        return count_of(in_features, out_features, self.density, self.count)
 
     def start_for(self, in_features: int, out_features: int) -> int:
         """How many weights are kept before the training drops some."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.export import ExportedProgram
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer
 from compressor_converters import arch as code
+from compressor_converters.calling import input_names
 from compressor_converters.graph import free_batch, to_module
 from compressor_converters.pt2 import is_ours, load_pt2
 from compressor_converters.state_dict import describe_keys, fill, read_pickle, read_safetensors, tensors_of
@@ -66,17 +66,6 @@ def load_model(
     model = _build(arch, meta=False)
     fill(model, tensors, path, arch)
     return _checked(Loaded(model, kind, str(source), _sha256(path), arch, input_names(model), None))
-
-
-def input_names(model: nn.Module) -> tuple[str, ...]:
-    """The names of the inputs that ``model`` needs; the first one where it needs none by name."""
-    parameters = [
-        p
-        for p in inspect.signature(model.forward).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    needed = tuple(p.name for p in parameters if p.default is p.empty)
-    return needed or tuple(p.name for p in parameters[:1]) or ("input",)
 
 
 def _build(spec: str, meta: bool) -> nn.Module:

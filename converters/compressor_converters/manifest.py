@@ -10,6 +10,8 @@ from torch import nn
 
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer, build, replace
+from compressor_converters.opening import KINDS, opened_in, reopen
+from compressor_converters.opening.attention import settle_fused_paths
 
 FORMAT = 1
 
@@ -35,7 +37,11 @@ class Manifest(BaseModel):
     compressor_version: str
     arch: str | None = Field(None, description="where the original network was built from; never called unasked")
     input_names: tuple[str, ...] = ()
+    opened: dict[str, str] = Field(
+        {}, description="modules whose dense maps are modules of their own here, with the kind"
+    )
     layers: dict[str, LayerEntry] = {}
+    places: dict[str, str] = Field({}, description="further names of layers that stand in several places")
     identities: tuple[str, ...] = Field((), description="modules that a window swallowed")
     shared: dict[str, str] = Field({}, description="names of tensors that are the same as another one")
 
@@ -54,13 +60,17 @@ def describe(model: nn.Module, *, arch: str | None = None, input_names: tuple[st
                 bias=module.has_bias,
                 config=module.config.model_dump(mode="json"),
             )
-    everywhere = model.named_modules(remove_duplicate=False)
+    everywhere = list(model.named_modules(remove_duplicate=False))
+    names = {id(model.get_submodule(name)): name for name in layers}
+    places = {name: first for name, module in everywhere if (first := names.get(id(module), name)) != name}
     identities = tuple(name for name, module in everywhere if type(module) is nn.Identity)
     return Manifest(
         compressor_version=__version__,
         arch=arch,
         input_names=input_names,
+        opened=opened_in(model),
         layers=layers,
+        places=places,
         identities=identities,
         shared=shared_tensors(model),
     )
@@ -84,17 +94,38 @@ def apply(model: nn.Module, manifest: Manifest) -> None:
             f"the file has format {manifest.format}, written by version {manifest.compressor_version}; this version"
             f" reads up to {FORMAT}: install a newer one"
         )
+    _reopen(model, manifest.opened)
     for name, entry in manifest.layers.items():
         _check_place(model, name, entry)
         with torch.random.fork_rng(devices=[]):
             layer = build(entry.method, entry.in_features, entry.out_features, bias=entry.bias, config=entry.config)
         replace(model, name, layer)
+    for name, first in manifest.places.items():
+        if first not in manifest.layers or not _has(model, name):
+            raise CompressorError(
+                f"the file expects a layer '{name}' that this network does not have; give the original"
+            )
+        model.set_submodule(name, model.get_submodule(first))
     for name in manifest.identities:
         if name in manifest.layers or not _has(model, name):
             raise CompressorError(
                 f"the file expects a module '{name}' that this network does not have; give the original"
             )
         replace(model, name, nn.Identity())
+    settle_fused_paths(model)
+
+
+def _reopen(model: nn.Module, opened: dict[str, str]) -> None:
+    for name, kind in opened.items():
+        if kind not in KINDS:
+            raise CompressorError(
+                f"the file opens '{name}' as {kind}, which this version does not know; install a newer one"
+            )
+        if not _has(model, name) or not KINDS[kind].takes(model.get_submodule(name)):
+            raise CompressorError(
+                f"the file expects a {kind} '{name}' that this network does not have; give the original"
+            )
+    reopen(model, opened)
 
 
 def _has(model: nn.Module, name: str) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from compressor.errors import CompressorError
 from compressor.layers.base import StructuredLayer, onnx_export
 from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET
+from compressor_converters.calling import plain_output
 
 if TYPE_CHECKING:
     import onnx
@@ -84,7 +85,7 @@ def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, 
     shapes = tuple({0: batch} if x.ndim else None for x in example) if dynamic else None
     from onnxscript.optimizer import optimize_ir
 
-    with onnx_export(), torch.no_grad(), _evaluating(model), _silence():
+    with onnx_export(), torch.no_grad(), _evaluating(model), plain_output(model), _silence():
         program = torch.onnx.export(
             model,
             example,

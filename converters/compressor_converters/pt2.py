@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from compressor.errors import CompressorError
 from compressor_converters import pt2_check
+from compressor_converters.calling import plain_output
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
@@ -95,7 +96,7 @@ def export(
     was_training = model.training
     model.eval()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), plain_output(model):
             warnings.simplefilter("ignore")
             if not dynamic_batch:
                 return torch.export.export(model, example, strict=False), None

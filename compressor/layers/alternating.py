@@ -1,0 +1,97 @@
+"""Exact least squares on one factor at a time, for layers whose map is linear in each of their factors.
+
+All is float64 and in the whole of Σ. No step raises the loss, so that a fit ends at least as near as the best of
+its starts. Bounded by work, never by the clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from compressor.layers import solve
+from compressor.layers.base import Metric
+
+Factors = tuple[Tensor, ...]
+
+_WORK = 2e10  # multiply-adds of one fit, nearly all in matmuls: some seconds on one core
+_GAIN = 1e-4  # of the loss: a sweep that brings less is the last
+_DAMPING = 1e-10  # of the mean of a Gram matrix's diagonal
+_LEAST_EVALUATIONS = 20
+
+
+def descend(
+    starts: Sequence[Factors],
+    loss: Callable[[Factors], Tensor],
+    sweep: Callable[[Factors], tuple[Factors, Tensor]],
+    cost: float,
+) -> Factors:
+    """``sweep`` from the best of ``starts`` again and again, then all factors together by L-BFGS; the best factors.
+
+    ``sweep`` gives new factors and their ``loss``, which autograd can differentiate; ``cost`` is the multiply-adds
+    of a sweep, taken to be those of the loss and its gradient too. Few sweeps bring most of the way, and crawl then;
+    L-BFGS from there is as good as from the best of several random starts, in a fraction of the work.
+    """
+    affordable = int(_WORK / cost)
+    joint = min(solve._ITERATIONS // 2, affordable // 2)
+    joint = joint if joint >= _LEAST_EVALUATIONS else 0
+    factors = min(starts, key=lambda start: float(loss(start)))
+    best = float(loss(factors))
+    for _ in range(min(affordable, max(2, solve._ITERATIONS // 16)) if joint else affordable):
+        moved, reached = sweep(factors)
+        if not float(reached) < best:
+            break
+        gained, factors, best = best - float(reached), moved, float(reached)
+        if gained < _GAIN * best:
+            break
+    if not joint or best <= 0:
+        return factors
+    together = [torch.nn.Parameter(factor.clone(memory_format=torch.contiguous_format)) for factor in factors]
+    solve._lbfgs(together, lambda: loss(tuple(together)) / best, joint)
+    return tuple(factor.detach() for factor in together)
+
+
+def least_squares_step(gram: Tensor, downhill: Tensor) -> Tensor:
+    """``D (..., n, m)`` that solves ``gram D = downhill``: the step to the optimum of a quadratic, slightly damped.
+
+    ``gram (..., n, n)`` may be singular: nothing moves along directions that do not count.
+    """
+    step: Tensor = torch.cholesky_solve(downhill, torch.linalg.cholesky(damped(gram)))
+    return step
+
+
+def damped(gram: Tensor) -> Tensor:
+    """``gram (..., n, n)`` with a little on its diagonal, so that it is positive definite."""
+    by = _DAMPING * gram.diagonal(dim1=-2, dim2=-1).mean(-1) + math.sqrt(torch.finfo(gram.dtype).tiny)
+    return gram + by[..., None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype)
+
+
+def padded_metric(metric: Metric, width: int) -> Tensor:
+    """Σ ``(width, width)`` float64 of inputs that are filled up with zeros."""
+    more = width - len(metric.covariance)
+    return torch.nn.functional.pad(metric.covariance.double(), (0, more, 0, more))
+
+
+def left_vectors(blocks: Tensor, sigma: Tensor, rank: int) -> Tensor:
+    """The leading ``rank`` left singular vectors ``(..., q, rank)`` of ``blocks (..., q, p)`` times Σ^½.
+
+    ``sigma (..., p, p)`` is Σ. Zeros where there are fewer vectors.
+    """
+    q, p = blocks.shape[-2:]
+    if q <= p:
+        vectors = torch.linalg.eigh(blocks @ sigma @ blocks.mT)[1].flip(-1)
+    else:
+        values, basis = torch.linalg.eigh(sigma)
+        vectors = torch.linalg.svd(blocks @ (basis * values.clamp_min(0).sqrt()[..., None, :]), full_matrices=False)[0]
+    vectors = vectors[..., :rank]
+    return torch.nn.functional.pad(vectors, (0, rank - vectors.shape[-1]))
+
+
+def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """``left (..., q, s)`` and ``right (..., s, p)`` with the same product and equally large columns and rows."""
+    a, b = left.norm(dim=-2), right.norm(dim=-1)
+    ratio = torch.where((a > 0) & (b > 0), (b / a.clamp_min(1e-300)).sqrt(), 1.0)
+    return left * ratio[..., None, :], right / ratio[..., :, None]

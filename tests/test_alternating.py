@@ -1,0 +1,62 @@
+"""Least squares on one factor at a time: steps that cannot go wrong, starts that are exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compressor.layers import Metric
+from compressor.layers.alternating import _WORK, balanced, descend, least_squares_step, left_vectors
+
+
+def data(*shape: int, seed: int = 3) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 9), (2, 9, 4)])
+def test_left_vectors_are_those_of_the_blocks_in_their_metric(shape: tuple[int, ...]) -> None:
+    blocks, half = data(*shape), data(2, shape[2], shape[2], seed=5)
+    sigma = half @ half.mT
+    u = left_vectors(blocks, sigma, 3)
+    torch.testing.assert_close(u.mT @ u, torch.eye(3, dtype=u.dtype).expand(2, 3, 3))
+    for block, vectors, own in zip(blocks, u, sigma, strict=True):
+        root = Metric(own, own[0]).root()
+        kept = torch.linalg.svdvals(block @ root)[:3].square().sum()
+        torch.testing.assert_close((vectors.T @ block @ root).square().sum(), kept)
+
+
+def test_vectors_that_are_not_there_are_zero() -> None:
+    u = left_vectors(data(1, 2, 5), torch.eye(5, dtype=torch.float64)[None], 4)
+    assert u.shape == (1, 2, 4)
+    assert not u[..., 2:].any()
+
+
+def test_balanced_factors_have_the_same_product_and_one_size() -> None:
+    left, right = data(5, 3) * torch.tensor([100.0, 1.0, 0.0]), data(3, 4)
+    a, b = balanced(left, right)
+    torch.testing.assert_close(a @ b, left @ right)
+    torch.testing.assert_close(a.norm(dim=0)[:2], b.norm(dim=1)[:2])
+
+
+def test_a_step_reaches_the_optimum_and_leaves_what_does_not_count_where_it_is() -> None:
+    basis = data(6, 3)
+    gram, start = basis @ basis.T, data(6, 2)  # of rank 3
+    aim = gram @ data(6, 2, seed=9)
+    step = least_squares_step(gram, aim - gram @ start)
+    torch.testing.assert_close(gram @ (start + step), aim, rtol=1e-6, atol=1e-6)
+    unseen = torch.linalg.qr(basis, mode="complete")[0][:, 3:]
+    torch.testing.assert_close(unseen.T @ step, torch.zeros(3, 2).double(), rtol=0, atol=1e-5)
+    assert not least_squares_step(torch.zeros(4, 4).double(), torch.zeros(4, 1).double()).any()
+
+
+def test_the_descent_goes_on_from_the_best_start_and_never_keeps_a_worse_point() -> None:
+    def loss(factors: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return factors[0].square().sum() + 1
+
+    def away(factors: tuple[torch.Tensor, ...]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        return (3 * factors[0],), loss((3 * factors[0],))
+
+    starts = [(torch.full((2,), 5.0).double(),), (torch.full((2,), 2.0).double(),)]
+    for sweeps in (0, 10):  # too few for L-BFGS
+        assert torch.equal(descend(starts, loss, away, cost=_WORK / (sweeps + 0.5))[0], starts[1][0])
+    assert float(loss(descend(starts, loss, away, cost=1.0))) < 1 + 1e-9
