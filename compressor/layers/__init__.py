@@ -13,6 +13,7 @@ from compressor.layers.base import (
     register,
     replace,
 )
+from compressor.layers.circulant import Circulant as Circulant
 from compressor.layers.deep_compression import DeepCompression as DeepCompression
 from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.hashed import Hashed as Hashed

@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.errors import CompressorError
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, largest, register
 from compressor.layers.onnx_dct import acdc_functions, acdc_node
+from compressor.layers.sizes import smooth_size
 from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, wanted_offset
 from compressor_kernels import dispatch
 from compressor_kernels.reference import split
@@ -47,12 +47,7 @@ class ACDCConfig(LayerConfig):
 
     def size_for(self, in_features: int, out_features: int) -> int:
         """N, at least as large as both sides; CompressorError when ``size`` is not."""
-        least = max(in_features, out_features)
-        if self.size is None:
-            return next(n for n in range(least + least % 2, 2 * least + 2, 2) if _is_smooth(n))
-        if self.size < least:
-            raise CompressorError(f"method 'acdc': size={self.size} is below the layer's width {least}; give {least}+")
-        return self.size
+        return smooth_size("acdc", in_features, out_features, self.size)
 
 
 @register("acdc", source="Moczulski 2019, 3.10 (ACDC)")
@@ -210,10 +205,3 @@ class ACDC(StructuredLayer):
             with_depth,
             params // base.size_for(in_features, out_features),
         )
-
-
-def _is_smooth(n: int) -> bool:
-    for prime in (2, 3, 5, 7):
-        while n % prime == 0:
-            n //= prime
-    return n == 1

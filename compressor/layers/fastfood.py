@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, largest, register
 from compressor.layers.onnx_fastfood import fastfood_functions, fastfood_node
+from compressor.layers.sizes import power_of_two
 from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, ridge, wanted_offset
 from compressor_kernels import dispatch
 
@@ -63,7 +64,7 @@ class FastfoodConfig(LayerConfig):
         """n, the number of products of the transform."""
         if self.features == "linear":
             return self.terms * out_features
-        return _power_of_two(in_features) if self.width is None else self.width
+        return power_of_two(in_features) if self.width is None else self.width
 
 
 @register(
@@ -86,7 +87,7 @@ class Fastfood(StructuredLayer):
 
     def make_parameters(self) -> None:
         c = self.config
-        self.d = d = _power_of_two(self.in_features)
+        self.d = d = power_of_two(self.in_features)
         self.width = n = c.width_for(self.in_features, self.out_features)
         blocks = math.ceil(n / d)
         for name, values in _diagonals(c.seed, blocks, d, n).items():
@@ -231,10 +232,6 @@ class Fastfood(StructuredLayer):
 
         # each term or feature stores at least one number
         return largest(cls, (in_features, out_features), bias, params, with_size, params)
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 def _matrix(rows: int, columns: int) -> nn.Parameter:

@@ -76,6 +76,21 @@ def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order:
     layer.to(original)
 
 
+def refine_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order: int) -> None:
+    """`fit_linear` from a start that is good already, and stands where the end is not nearer to ``weight``.
+
+    The end can miss where the metric is too wide for the columns that the loss is taken on.
+    """
+    with torch.no_grad():
+        before = metric.relative_error(weight, layer.dense()[0])
+    start = copy.deepcopy(layer.state_dict())
+    fit_linear(layer, weight, metric, order=order)
+    with torch.no_grad():
+        worse = metric.relative_error(weight, layer.dense()[0]) > before
+    if worse:
+        layer.load_state_dict(start)
+
+
 def _search(
     layer: StructuredLayer,
     scaled: list[torch.nn.Parameter],

@@ -81,10 +81,10 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> 
 
 
 def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, dynamic: bool) -> onnx.ModelProto:
-    batch = torch.export.Dim(_BATCH, min=1)
-    shapes = tuple({0: batch} if x.ndim else None for x in example) if dynamic else None
     from onnxscript.optimizer import optimize_ir
 
+    batch = torch.export.Dim(_BATCH, min=1)
+    shapes = tuple({0: batch} if x.ndim else None for x in example) if dynamic else None
     with onnx_export(), torch.no_grad(), _evaluating(model), plain_output(model), _silence():
         program = torch.onnx.export(
             model,

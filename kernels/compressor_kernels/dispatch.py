@@ -38,3 +38,13 @@ def idct2d(x: Tensor) -> Tensor:
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`: Walsh–Hadamard, natural order, not normalised."""
     return reference.fwht(x)
+
+
+def convolve(x: Tensor, c: Tensor) -> Tensor:
+    """`reference.convolve`: circular convolution, leading axes broadcast."""
+    return reference.convolve(x, c)
+
+
+def convolve_sum(x: Tensor, c: Tensor) -> Tensor:
+    """`reference.convolve_sum`: the sum of circular convolutions over the last axis but one."""
+    return reference.convolve_sum(x, c)

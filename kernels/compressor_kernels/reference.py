@@ -155,6 +155,32 @@ def fwht(x: Tensor) -> Tensor:
     return x.reshape(*lead, n)
 
 
+def convolve(x: Tensor, c: Tensor) -> Tensor:
+    """Circular convolutions, ``y_ti = Σ_j c_t[(i−j) mod N] x_tj``: ``x (..., T or 1, N), c (T, N) -> (..., T, N)``."""
+    return _convolve(x, c, terms_are_added=False)
+
+
+def convolve_sum(x: Tensor, c: Tensor) -> Tensor:
+    """The sum over T of `convolve`, ``-> (..., N)``, with one inverse transform."""
+    return _convolve(x, c, terms_are_added=True)
+
+
+def _convolve(x: Tensor, c: Tensor, *, terms_are_added: bool) -> Tensor:
+    n = x.shape[-1]
+    if x.numel() == 0:  # no rows: the FFT libraries refuse
+        y: Tensor = x * c
+        return y.sum(-2) if terms_are_added else y
+    if n <= DENSE_LIMIT:
+        index = torch.arange(n, device=x.device)
+        columns = c[..., (index - index[:, None]) % n]  # (T, j, i)
+        return torch.einsum("...tj,tji->...i" if terms_are_added else "...tj,tji->...ti", x, columns)
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return _convolve(x.float(), c.float(), terms_are_added=terms_are_added).to(x.dtype)
+    spectrum = torch.fft.rfft(x) * torch.fft.rfft(c)
+    back: Tensor = torch.fft.irfft(spectrum.sum(-2) if terms_are_added else spectrum, n=n)
+    return back
+
+
 def _scale(n: int, index: Tensor) -> Tensor:
     return torch.where(index == 0, math.sqrt(1 / n), math.sqrt(2 / n)).to(torch.float64)
 
