@@ -8,7 +8,7 @@ Columns: outputs in J groups, each with positions of its own.
 Stored: V; α for se and identity (where drawn, a seed); a seed for gaussian; U itself, ``J · in · n``, for the
 covariances, which the data made. `finished` multiplies the inverse of se into V, so that no file need hold it.
 
-The fit: V is ridge-free least squares in the metric, exact given U; α greedily, those that lower the error most.
+The fit: V by least squares in the metric, exact given U; α one after the other, the one that lowers the error most.
 """
 
 from __future__ import annotations
