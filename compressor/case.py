@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from compressor.data import Dataset, array_names, as_dataset, load_data
 from compressor.errors import CompressorError, reason
-from compressor.layers import method
+from compressor.layers import StructuredLayer, method
 from compressor.measure import check_metric
-from compressor.plan import Plan, make_plan
+from compressor.plan import Plan, make_plan, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
 from compressor.sites import Run, Site, device_of, find_runs, find_sites
@@ -67,6 +67,16 @@ class Case:
             window=window or self.recipe.window,
             seed=self.recipe.seed,
             budget=budget,
+        )
+
+    def probe(self) -> StructuredLayer | None:
+        """A block as the recipe asks for, to be asked what it is; None when every site is kept."""
+        return probe(
+            list(self.sites.values()),
+            self.recipe.method,
+            self.recipe.settings,
+            target=self._within(self.recipe.target),
+            ignore=self._within(self.recipe.ignore),
         )
 
     def copy(self) -> nn.Module:
@@ -256,10 +266,8 @@ def _trace(case: Case) -> None:
     except Exception as error:  # torch.export raises many kinds; the reason is passed on
         case.notes.append(f"the model could not be traced, so that no windows were looked for: {reason(error)}")
         return
-    chosen = method(case.recipe.method)
-    wants_windows = case.recipe.window not in ("auto", "off")
-    with torch.device("meta"):
-        wants_windows |= not chosen.layer(8, 8, config=chosen.config(case.recipe.settings)).is_linear
+    block = case.probe()
+    wants_windows = case.recipe.window not in ("auto", "off") or (block is not None and not block.is_linear)
     in_functions = any(None in run.activations[:-1] for run in case.runs)
     if wants_windows and in_functions and case.recipe.window != "off":
         with torch.no_grad():

@@ -27,6 +27,7 @@ from compressor.plan import Plan, layer_for
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
 from compressor.report import Baseline, LayerRow, Report, Side, Stand, write_reports
+from compressor.report.pictures import write_pictures
 from compressor.sites import structured
 from compressor.verify import verify
 from compressor_converters.folder import check_free, output_folder
@@ -128,6 +129,7 @@ def run(
         checkpoint = _checkpoint(output, recipe)
         with _destination(output, force) as (folder, keep):
             main = _build(case, recipe.method, plan, folder, checkpoint)
+            _draw(case, main)
             others = [_baseline(case, name, main) for name in recipe.baselines]
             original = Candidate("original", case.model, temporary_folder(case, "original"))
             report = _finish(case, main, original, others, eval_fn, started)
@@ -241,6 +243,14 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     if packed:
         candidate.notes.append(f"entropy-coded, the {len(packed)} {name} layers take {sum(packed):,} bytes")
     return candidate
+
+
+def _draw(case: Case, candidate: Candidate) -> None:
+    """Pictures of the layers that know where their inputs lie, beside the report."""
+    assert candidate.model is not None
+    files = write_pictures(structured(candidate.model), candidate.folder)
+    if files:
+        case.notes.append(f"pictures of the weights: {', '.join(files)}")
 
 
 def _baseline(case: Case, name: str, main: Candidate) -> Candidate:

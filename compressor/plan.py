@@ -77,8 +77,9 @@ def make_plan(
     known = {site.name: site for site in sites}
     _check_patterns(known, target, ignore)
     kept = {site.name: reason for site in sites if (reason := _reason_to_keep(site, sites, target, ignore, chosen))}
+    block = probe(sites, name, settings, target=target, ignore=ignore)
     entries: list[Entry] = []
-    for names, passed in _windows(sites, runs, kept, chosen, settings, window):
+    for names, passed in _windows(sites, runs, kept, block, window):
         if names[0] in kept and len(names) == 1:
             entries.append(Entry(sites=names, kept_because=kept[names[0]]))
             continue
@@ -118,14 +119,12 @@ def _windows(
     sites: Sequence[Site],
     runs: Sequence[Run] | None,
     kept: Mapping[str, str],
-    chosen: Method,
-    settings: Mapping[str, Any],
+    block: StructuredLayer | None,
     window: str,
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Groups of site names in order, each with the activation modules inside it."""
+    """Groups of site names in order, each with the activation modules inside it, for a method that makes ``block``."""
     singles: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((site.name,), ()) for site in sites]
-    probe = _probe(chosen, settings)
-    if window == "off" or (window == "auto" and probe.is_linear):
+    if window == "off" or block is None or (window == "auto" and block.is_linear):
         return singles
     if runs is None:
         if window == "auto":
@@ -133,7 +132,7 @@ def _windows(
         raise CompressorError("windows were asked for, but the model cannot be traced; give --set window=off")
     runs = [part for run in runs for part in _removable(run)]
     runs_found = (
-        [_explicit(runs, window)] if window != "auto" else [_automatic(r, kept, probe.has_readout) for r in runs]
+        [_explicit(runs, window)] if window != "auto" else [_automatic(r, kept, block.has_readout) for r in runs]
     )
     grouped: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
     for run, names in runs_found:
@@ -179,9 +178,24 @@ def _explicit(runs: Sequence[Run], window: str) -> tuple[Run, tuple[str, ...]]:
     raise CompressorError(f"window={window}: give auto, off or FIRST..LAST inside one of these chains: {chains}")
 
 
-def _probe(chosen: Method, settings: Mapping[str, Any]) -> StructuredLayer:
+def probe(
+    sites: Sequence[Site],
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    target: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> StructuredLayer | None:
+    """A block for the first site that is replaced, to be asked what it is; None when all are kept.
+
+    On the site's own sizes, for some settings fit no others.
+    """
+    chosen = method(name)
+    replaced = [site for site in sites if not _reason_to_keep(site, sites, target, ignore, chosen)]
+    if not replaced:
+        return None
     with torch.device("meta"):
-        return chosen.layer(8, 8, config=chosen.config(settings))
+        return chosen.layer(replaced[0].in_features, replaced[0].out_features, config=chosen.config(settings))
 
 
 def _entry(

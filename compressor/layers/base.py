@@ -189,6 +189,11 @@ class StructuredLayer(nn.Module, ABC):
 
         return fit_to_samples(self, x, y)
 
+    @property
+    def input_sides(self) -> tuple[int, int] | None:
+        """Height and width of the map, or of each of several, that the inputs form, so that weights can be drawn."""
+        return None
+
     def penalty(self) -> Tensor | None:
         """What the method adds to the loss while the whole network is trained (a scalar), or nothing."""
         return None

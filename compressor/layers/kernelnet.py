@@ -172,6 +172,11 @@ class KernelNet(StructuredLayer):
             return self.config.d * (self.in_features + self.out_features) + self.config.scales * self.in_features
         return self.in_features * self.out_features
 
+    @property
+    def input_sides(self) -> tuple[int, int] | None:
+        grid = self.config.grid
+        return None if grid is None else grids.sides(grid, self.in_features)
+
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         return [

@@ -204,6 +204,11 @@ class Predicted(StructuredLayer):
         layer.load_state_dict(state)
         return layer.train(self.training)
 
+    @property
+    def input_sides(self) -> tuple[int, int] | None:
+        grid = self.config.grid
+        return None if grid is None else grids.sides(grid, self.in_features)
+
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
         return [
