@@ -14,6 +14,7 @@ from compressor.layers.base import (
     replace,
 )
 from compressor.layers.fastfood import Fastfood as Fastfood
+from compressor.layers.kronecker import Kronecker as Kronecker
 from compressor.layers.monarch import Monarch as Monarch
 from compressor.layers.svd import SVD as SVD
 

@@ -20,6 +20,8 @@ Factors = tuple[Tensor, ...]
 _WORK = 2e10  # multiply-adds of one fit, nearly all in matmuls: some seconds on one core
 _GAIN = 1e-4  # of the loss: a sweep that brings less is the last
 _DAMPING = 1e-10  # of the mean of a Gram matrix's diagonal
+_ROOT_DAMPING = 1e-6  # of Σ's mean eigenvalue, where its root is divided by
+_WHOLE = 1024  # rows of a matrix that is decomposed whole
 _LEAST_EVALUATIONS = 20
 
 
@@ -33,9 +35,12 @@ def descend(
 
     ``sweep`` gives new factors and their ``loss``, which autograd can differentiate; ``cost`` is the multiply-adds
     of a sweep, taken to be those of the loss and its gradient too. Few sweeps bring most of the way, and crawl then;
-    L-BFGS from there is as good as from the best of several random starts, in a fraction of the work.
+    L-BFGS from there is as good as from the best of several random starts, in a fraction of the work. Where the
+    work allows no sweep at all, the last start is taken as it is.
     """
     affordable = int(_WORK / cost)
+    if not affordable:
+        return starts[-1]
     joint = min(solve._ITERATIONS // 2, affordable // 2)
     joint = joint if joint >= _LEAST_EVALUATIONS else 0
     factors = min(starts, key=lambda start: float(loss(start)))
@@ -73,6 +78,23 @@ def padded_metric(metric: Metric, width: int) -> Tensor:
     """Σ ``(width, width)`` float64 of inputs that are filled up with zeros."""
     more = width - len(metric.covariance)
     return torch.nn.functional.pad(metric.covariance.double(), (0, more, 0, more))
+
+
+def leading_vectors(gram: Tensor, count: int) -> Tensor:
+    """Eigenvectors ``(n, count)`` of the largest eigenvalues of ``gram (n, n)``; zeros where there are fewer.
+
+    Nearly exact by subspace iteration where the whole decomposition would take long.
+    """
+    n = len(gram)
+    vectors = torch.linalg.eigh(gram)[1].flip(1)[:, :count] if n <= _WHOLE else solve._leading(gram, min(count, n))[1]
+    return torch.nn.functional.pad(vectors, (0, count - vectors.shape[1]))
+
+
+def roots(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric square root of ``sigma (n, n)``, with enough on its diagonal, and the inverse of that root."""
+    values, vectors = torch.linalg.eigh(sigma)
+    values = values.clamp_min(0) + _ROOT_DAMPING * values.mean().clamp_min(0) + math.sqrt(torch.finfo(sigma.dtype).tiny)
+    return (vectors * values.sqrt()) @ vectors.mT, (vectors * values.rsqrt()) @ vectors.mT
 
 
 def left_vectors(blocks: Tensor, sigma: Tensor, rank: int) -> Tensor:
