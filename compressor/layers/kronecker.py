@@ -19,10 +19,10 @@ from compressor.layers.alternating import (
     Factors,
     balanced,
     descend,
-    leading_vectors,
     least_squares_step,
     padded_metric,
     roots,
+    truncated,
 )
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
 from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
@@ -152,12 +152,7 @@ class _Fit:
         (root1, inverse1), (root2, inverse2) = roots(sigma1), roots(sigma2)
         o1, o2, i1, i2 = self.w.shape
         r = torch.einsum("abjm,jk,mn->akbn", self.w, root1, root2).reshape(o1 * i1, o2 * i2)
-        if len(r) <= r.shape[1]:
-            left = leading_vectors(r @ r.T, self.terms)
-            right = left.T @ r
-        else:
-            right = leading_vectors(r.T @ r, self.terms).T
-            left = r @ right.T
+        left, right = balanced(*truncated(r, self.terms))
         return left.T.reshape(-1, o1, i1) @ inverse1, right.reshape(-1, o2, i2) @ inverse2
 
     def loss(self, factors: Factors) -> Tensor:
