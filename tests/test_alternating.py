@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from compressor.layers import Metric
-from compressor.layers.alternating import _WORK, balanced, descend, least_squares_step, left_vectors
+from compressor.layers.alternating import (
+    _MOST_WORK,
+    _WORK,
+    balanced,
+    descend,
+    least_squares_step,
+    left_vectors,
+    roots,
+    truncated,
+)
 
 
 def data(*shape: int, seed: int = 3) -> torch.Tensor:
@@ -57,6 +66,26 @@ def test_the_descent_goes_on_from_the_best_start_and_never_keeps_a_worse_point()
         return (3 * factors[0],), loss((3 * factors[0],))
 
     starts = [(torch.full((2,), 5.0).double(),), (torch.full((2,), 2.0).double(),)]
-    for sweeps in (0, 10):  # too few for L-BFGS
-        assert torch.equal(descend(starts, loss, away, cost=_WORK / (sweeps + 0.5))[0], starts[1][0])
+    assert torch.equal(descend(starts, loss, away, cost=_WORK / 10)[0], starts[1][0])  # too few for L-BFGS
+    assert torch.equal(descend(starts[::-1], loss, away, cost=_MOST_WORK * 2)[0], starts[0][0])  # too few to look
     assert float(loss(descend(starts, loss, away, cost=1.0))) < 1 + 1e-9
+
+
+def test_roots_are_of_the_matrix_and_of_its_inverse_and_bear_a_singular_one() -> None:
+    half = data(5, 5)
+    root, inverse = roots(half @ half.T)
+    torch.testing.assert_close(root @ root, half @ half.T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(root @ inverse, torch.eye(5, dtype=root.dtype))
+    for flat in (torch.zeros(3, 3).double(), torch.ones(3, 3).double()):
+        assert all(bool(matrix.isfinite().all()) for matrix in roots(flat))
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9), (600, 700), (700, 600)])
+def test_truncated_factors_miss_hardly_more_than_the_tail(shape: tuple[int, int]) -> None:
+    matrix = data(*shape) * torch.logspace(0, -3, shape[1])
+    left, right = truncated(matrix, 3)
+    assert (left.shape, right.shape) == ((shape[0], 3), (3, shape[1]))
+    tail = torch.linalg.svdvals(matrix)[3:].norm()
+    assert (matrix - left @ right).norm() < 1.0001 * tail
+    left, right = truncated(matrix[:2], 3)
+    torch.testing.assert_close(left @ right, matrix[:2])

@@ -19,6 +19,7 @@ from compressor.layers.deep_compression import DeepCompression as DeepCompressio
 from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.hashed import Hashed as Hashed
 from compressor.layers.kernelnet import KernelNet as KernelNet
+from compressor.layers.kronecker import Kronecker as Kronecker
 from compressor.layers.monarch import Monarch as Monarch
 from compressor.layers.predicted import Predicted as Predicted
 from compressor.layers.pruned import Pruned as Pruned

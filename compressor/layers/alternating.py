@@ -17,9 +17,13 @@ from compressor.layers.base import Metric
 
 Factors = tuple[Tensor, ...]
 
-_WORK = 2e10  # multiply-adds of one fit, nearly all in matmuls: some seconds on one core
+_WORK = 3e10  # multiply-adds of one fit, nearly all in matmuls: some seconds on one core
+_MOST_WORK = 2e11  # of one sweep: where it is more, there is none
 _GAIN = 1e-4  # of the loss: a sweep that brings less is the last
 _DAMPING = 1e-10  # of the mean of a Gram matrix's diagonal
+_ROOT_DAMPING = 1e-6  # of Σ's mean eigenvalue, where its root is divided by
+_WHOLE = 512  # rows of a matrix that is decomposed whole
+_MORE, _ROUNDS = 32, 4  # columns beyond the rank, and rounds, of a subspace iteration
 _LEAST_EVALUATIONS = 20
 
 
@@ -33,9 +37,12 @@ def descend(
 
     ``sweep`` gives new factors and their ``loss``, which autograd can differentiate; ``cost`` is the multiply-adds
     of a sweep, taken to be those of the loss and its gradient too. Few sweeps bring most of the way, and crawl then;
-    L-BFGS from there is as good as from the best of several random starts, in a fraction of the work.
+    L-BFGS from there is as good as from the best of several random starts, in a fraction of the work. Where
+    even one sweep is too much work, the last start is taken as it is.
     """
-    affordable = int(_WORK / cost)
+    if cost > _MOST_WORK:
+        return starts[-1]
+    affordable = math.ceil(_WORK / cost)
     joint = min(solve._ITERATIONS // 2, affordable // 2)
     joint = joint if joint >= _LEAST_EVALUATIONS else 0
     factors = min(starts, key=lambda start: float(loss(start)))
@@ -73,6 +80,35 @@ def padded_metric(metric: Metric, width: int) -> Tensor:
     """Σ ``(width, width)`` float64 of inputs that are filled up with zeros."""
     more = width - len(metric.covariance)
     return torch.nn.functional.pad(metric.covariance.double(), (0, more, 0, more))
+
+
+def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """``left (m, rank)``, orthonormal, and ``right (rank, n)``, whose product is ``matrix`` at its best at that rank.
+
+    By subspace iteration, nearly exact, where the whole decomposition would take long; zeros above the full rank.
+    """
+    m, n = matrix.shape
+    if m > n:
+        right, left = truncated(matrix.T, rank)
+        return left.T, right.T
+    if m <= max(_WHOLE, 2 * rank):
+        left = torch.linalg.eigh(matrix @ matrix.T)[1].flip(1)[:, :rank]
+    else:
+        basis = torch.randn(n, rank + _MORE, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+        for _ in range(_ROUNDS):
+            basis = matrix.T @ torch.linalg.qr(matrix @ basis).Q
+        left = torch.linalg.qr(matrix @ basis).Q
+        inner = left.T @ matrix
+        left = left @ torch.linalg.eigh(inner @ inner.T)[1].flip(1)[:, :rank]
+    left = torch.nn.functional.pad(left, (0, rank - left.shape[1]))
+    return left, left.T @ matrix
+
+
+def roots(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric square root of ``sigma (n, n)``, with enough on its diagonal, and the inverse of that root."""
+    values, vectors = torch.linalg.eigh(sigma)
+    values = values.clamp_min(0) + _ROOT_DAMPING * values.mean().clamp_min(0) + math.sqrt(torch.finfo(sigma.dtype).tiny)
+    return (vectors * values.sqrt()) @ vectors.mT, (vectors * values.rsqrt()) @ vectors.mT
 
 
 def left_vectors(blocks: Tensor, sigma: Tensor, rank: int) -> Tensor:
