@@ -52,10 +52,10 @@ def test_by_magnitude_it_is_the_papers_the_largest_weights_at_the_means_of_their
 
 def test_clusters_are_those_of_the_costly_values() -> None:
     values = torch.tensor([0.0, 0.1, 0.2, 5.0, 5.1, 9.0]).double()
-    cheap = torch.tensor([1.0, 1, 1, 1, 1, 1e-9]).double()
-    assert _clustered(values, torch.ones(6).double(), 3).tolist() == [0, 0, 0, 1, 1, 2]
-    two = _clustered(values, cheap, 2)
-    assert two.tolist() == [0, 0, 0, 1, 1, 1]
+    assert _clustered(values, 10 * torch.ones(6).double(), 3).tolist() == [0, 0, 0, 1, 1, 2]
+    middle = torch.tensor([0.0, 4, 6, 10]).double()
+    assert _clustered(middle, torch.ones(4).double(), 2).tolist() == [0, 0, 1, 1]
+    assert _clustered(middle, torch.tensor([1.0, 1000, 1, 1000]).double(), 2).tolist() == [0, 0, 0, 1]
     assert _clustered(torch.zeros(5).double(), torch.ones(5).double(), 4).unique().numel() == 1
 
 
@@ -90,6 +90,10 @@ def test_packed_it_takes_little_more_than_its_entropy() -> None:
     gap_bits = -(np.log2(0.05) + 0.95 / 0.05 * np.log2(0.95))  # entropy of a geometric gap
     assert layer.packed_bytes() < 20_000 * (5 + gap_bits + 0.1) / 8 + 32 * 5 + 256 + 20
     assert sum(t.numel() * t.element_size() for t in layer.state_dict().values()) == 20_000 * 3 + 500 * 2 + 32 * 4
+
+
+def test_a_gap_over_254_takes_a_filler() -> None:
+    assert _gaps(np.array([254, 510])).tolist() == [254, 255, 0]
 
 
 @pytest.mark.parametrize("places", [[0], [254], [255], [256], [0, 1, 255, 511, 512, 100_000]])
