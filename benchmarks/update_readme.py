@@ -15,10 +15,26 @@ from pathlib import Path
 import click
 
 from compressor.cli import cli
+from compressor.console import costs
+from compressor.layers import methods
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def methods_table() -> str:
+    """Every method and preset: what it is, what it stores and multiplies, its source."""
+    lines = [
+        "| method | what it is | parameters | MACs | source |",
+        "| --- | --- | ---: | ---: | --- |",
+        f"| dense | | {1024**2:,} | {1024**2:,} | |",
+    ]
+    for entry in methods().values():
+        cost = costs(entry)
+        what = entry.summary if entry.name == entry.layer.method else f"preset of `{entry.layer.method}`"
+        lines.append(f"| `{entry.name}` | {what} | {cost['params']:,} | {cost['macs']:,} | {entry.source} |")
+    return "\n".join(lines)
 
 
 def commands() -> str:
@@ -91,7 +107,13 @@ def lenet() -> str:
     return "\n".join([*lines, "", _machine(result)])
 
 
-TABLES: dict[str, Callable[[], str]] = {"commands": commands, "options": options, "demo": demo, "lenet": lenet}
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": methods_table,
+    "commands": commands,
+    "options": options,
+    "demo": demo,
+    "lenet": lenet,
+}
 
 
 def fill(text: str) -> str:

@@ -27,7 +27,7 @@ from compressor.measure import (
     run_ort,
 )
 from compressor.report import LatencyRow, Side
-from compressor.sites import structured
+from compressor.sites import device_of, structured
 from compressor_converters import manifest as manifests
 from compressor_converters.onnx_file import save_onnx
 from compressor_converters.pt2 import save_pt2
@@ -138,16 +138,12 @@ def count(case: Case, model: nn.Module, fitted: Sequence[Fitted] = ()) -> dict[s
     layers = dict(structured(model))
     gone = {name for result in fitted if result.kept_because is None for name in result.entry.sites}
     dense = sum(site.params for name, site in case.sites.items() if name not in gone)
-    one = None if case.example is None else tuple(x[:1].to(_device(model)) for x in case.example)
+    one = None if case.example is None else tuple(x[:1].to(device_of(model)) for x in case.example)
     return {
         "params": count_params(model),
         "dense_params": dense + sum(layer.params() for layer in layers.values()),
         "macs": None if one is None else count_macs(model, one),
     }
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], float] | None) -> dict[str, Any]:
@@ -179,5 +175,5 @@ def _runner(candidate: Candidate) -> Callable[[tuple[Tensor, ...]], Tensor]:
 
 
 def _torch_runner(model: nn.Module) -> Callable[[tuple[Tensor, ...]], Tensor]:
-    device = _device(model)
+    device = device_of(model)
     return lambda inputs: first_output(model(*(x.to(device) for x in inputs))).cpu()

@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data import Dataset, array_names, as_dataset, load_data
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, reason
 from compressor.layers import StructuredLayer, method
 from compressor.measure import check_metric
 from compressor.plan import Plan, make_plan, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
-from compressor.sites import Run, Site, find_runs, find_sites
+from compressor.sites import Run, Site, device_of, find_runs, find_sites
 from compressor_converters.calling import call_in_order, given_names
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
 from compressor_converters.opening import close_model, find_openable, reopen
 from compressor_converters.opening.tied import find_tied, merge
+from compressor_converters.pt2 import free_batch
 
 _SET_ASIDE = 0.1  # of the data, for evaluation where no evaluation data is given
 _EXAMPLE_ROWS = 8
@@ -147,7 +148,7 @@ def open_case(
     example = _example(recipe, loaded, data_set)
     if example is not None:
         _try(network, example)
-        example = tuple(x.to(_device_of(network)) for x in example)
+        example = tuple(x.to(device_of(network)) for x in example)
     packed = _packed(network, example)
     notes += [f"{name}: left as it is, since it is given packed sequences" for name in sorted(packed)]
     kinds = find_openable(network, recipe.target, leave=packed)
@@ -199,10 +200,6 @@ def _open(spec: object, loaded: Loaded, recipe: Recipe) -> Dataset | None:
     return as_dataset(spec, loaded.input_names)
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
 def _example(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> tuple[Tensor, ...] | None:
     if data is not None:
         return data.head(_EXAMPLE_ROWS).inputs
@@ -222,7 +219,7 @@ def _example(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> tuple[Tens
 
 def _try(model: nn.Module, example: tuple[Tensor, ...]) -> None:
     """Run the model once, so that data which does not fit is said before the work begins."""
-    device = _device_of(model)
+    device = device_of(model)
     try:
         with torch.no_grad():
             model(*(x.to(device) for x in example))
@@ -267,7 +264,7 @@ def _trace(case: Case) -> None:
     try:
         case.runs = find_runs(case.opened, case.example)
     except Exception as error:  # torch.export raises many kinds; the reason is passed on
-        case.notes.append(f"the model could not be traced, so that no windows were looked for: {_first_line(error)}")
+        case.notes.append(f"the model could not be traced, so that no windows were looked for: {reason(error)}")
         return
     block = case.probe()
     wants_windows = case.recipe.window not in ("auto", "off") or (block is not None and not block.is_linear)
@@ -275,21 +272,12 @@ def _trace(case: Case) -> None:
     if wants_windows and in_functions and case.recipe.window != "off":
         with torch.no_grad():
             case.opened = to_module(
-                torch.export.export(case.opened, case.example, strict=False, dynamic_shapes=_dynamic(case.example))
+                torch.export.export(case.opened, case.example, strict=False, dynamic_shapes=free_batch(case.example))
             )
         case.is_rebuilt = True
         case.notes.append("activations are plain function calls: the model was rebuilt from its graph")
         case.sites = {site.name: site for site in find_sites(case.opened, case.example)}
         case.runs = find_runs(case.opened, case.example)
-
-
-def _dynamic(example: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    batch = torch.export.Dim("batch")
-    return tuple({0: batch} for _ in example)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ from compressor.progress import Progress as ProgressProtocol
 from compressor.progress import Stage, silent
 from compressor.report.marks import latency_change
 
+_SIDE = 1024  # of the layer that methods are counted for
+
 if TYPE_CHECKING:
     from compressor.bench import Timings
     from compressor.inspection import Inspection
@@ -199,19 +201,33 @@ def method_text(entry: Method) -> str:
     settings = describe_method(entry)["settings"]
     preset = f" (preset of {entry.layer.method})" if entry.name != entry.layer.method else ""
     lines = [f"[bold]{entry.name}[/bold]{preset}: {escape(entry.summary)}", f"    source: {escape(entry.source)}"]
+    cost = costs(entry)
+    lines.append(
+        f"    {_SIDE:,} to {_SIDE:,}: {cost['params']:,} parameters, {cost['macs']:,} MACs; dense {_SIDE**2:,}"
+    )
     for key, field in entry.layer.Config.model_fields.items():
         value = json.dumps(settings[key]).strip('"')
         lines.append(escape(f"    --set {key}={value}  {field.description or ''}".rstrip()))
     return "\n".join(lines)
 
 
+def costs(entry: Method) -> dict[str, int]:
+    """What a method stores and multiplies as it comes, for a layer of 1,024 to 1,024; from shapes alone."""
+    import torch
+
+    with torch.device("meta"):
+        layer = entry.layer(_SIDE, _SIDE, bias=False, config=entry.config())
+    return {"params": layer.params(), "macs": layer.macs()}
+
+
 def describe_method(entry: Method) -> dict[str, Any]:
-    """A method as plain data: name, summary, source, the method it is a preset of, settings, their schema."""
+    """A method as plain data: name, summary, source, preset of, cost at 1,024 to 1,024, settings, their schema."""
     return {
         "name": entry.name,
         "summary": entry.summary,
         "source": entry.source,
         "preset_of": entry.layer.method if entry.name != entry.layer.method else None,
+        "costs_1024": costs(entry),
         "settings": entry.config().model_dump(mode="json"),
         "schema": entry.layer.Config.model_json_schema(),
     }

@@ -15,3 +15,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"
+
+
+def reason(error: BaseException) -> str:
+    """The root cause of ``error`` in one line of bounded length."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = next((line for line in lines if not line.endswith(":")), type(error).__name__)
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -21,7 +21,7 @@ from compressor.layers import Metric, StructuredLayer, method, replace
 from compressor.measure import low_rank_errors
 from compressor.plan import Entry, Plan, layer_for
 from compressor.progress import Limit, Progress
-from compressor.sites import Run, Site, activation_after, extract
+from compressor.sites import Run, Site, activation_after, device_of, extract
 
 CALIBRATION_EXAMPLES = 8192
 CALIBRATION_ROWS = 1 << 17
@@ -91,11 +91,11 @@ def _fit_entry(
             return Fitted(entry, kept_because=why)
     else:
         torch.manual_seed(seed)
-        layer = layer_for(entry, sites, device=str(_device(student)))
+        layer = layer_for(entry, sites, device=str(device_of(student)))
         error = layer.fit_samples(*_samples(student, teacher, entry, sites, data, changed, seed))
     if not math.isfinite(error):
         return Fitted(entry, kept_because=f"the fit of {entry.method} did not stay finite")
-    layer = layer.to(_device(student))
+    layer = layer.to(device_of(student))
     activation = activation_after(runs, entry.sites[-1])
     for parameter in layer.parameters():
         parameter.requires_grad_(True)
@@ -141,13 +141,9 @@ def _fit_linear(
     return layer, error, low_rank_errors(weight, metric)
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
 def _inputs(data: Dataset, model: nn.Module, seed: int, site: Site) -> Iterator[tuple[Tensor, ...]]:
     """Batches of model inputs: enough examples, or enough rows where ``site`` sees many of one (tokens, positions)."""
-    device = _device(model)
+    device = device_of(model)
     examples = min(CALIBRATION_EXAMPLES, CALIBRATION_ROWS / max(1.0, site.rows))
     for batch in islice(data.batches(_BATCH, seed=seed), math.ceil(examples / _BATCH)):
         yield tuple(x.to(device) for x in batch.inputs)
@@ -167,7 +163,7 @@ def _samples(
     most = max(2048, _SAMPLE_BYTES // (4 * width))
     if data is None:
         generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(min(most, 4 * width), width, generator=generator).to(_device(student))
+        x = torch.randn(min(most, 4 * width), width, generator=generator).to(device_of(student))
         with torch.no_grad():
             return x, extract(teacher, _modules_of(entry, teacher))(x)
     xs, ys, rows = [], [], 0

@@ -224,3 +224,8 @@ def structured(model: nn.Module) -> Iterator[tuple[str, StructuredLayer]]:
     for name, module in model.named_modules():
         if isinstance(module, StructuredLayer):
             yield name, module
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of ``model`` are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -103,7 +103,10 @@ def test_an_exported_program_returns_a_plain_dict(tmp_path: Path) -> None:
     assert type(model(*inputs)) is Output
 
 
-def test_a_network_called_by_name_is_compressed_in_every_format(tmp_path: Path) -> None:
+def test_a_network_called_by_name_is_compressed_in_every_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compressor.candidate._TIMING_SECONDS", 0.01)
     torch.manual_seed(1)
     model, data = Encoder().eval(), sentences(60)
     result = compressor.compress(model, "svd", data=data, epochs=1, output=tmp_path / "out", time_limit=60)

@@ -11,8 +11,9 @@ import pytest
 
 from compressor import __version__
 from compressor.cli import _given, _status, cli
-from compressor.console import Lines, Stop
+from compressor.console import Lines, Stop, costs
 from compressor.errors import CompressorError
+from compressor.layers import methods
 from compressor.options import Duration, Setting, Shape
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
@@ -38,6 +39,13 @@ def options() -> list[tuple[str, click.Option]]:
 def test_every_command_has_help_and_stands_in_the_readme(name: str) -> None:
     assert len(COMMANDS[name].help or "") > 20
     assert f"`compress {name}" in README
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_stands_in_the_readme_with_its_counts(name: str) -> None:
+    cost = costs(methods()[name])
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+    assert f"| {cost['params']:,} | {cost['macs']:,} |" in row
 
 
 @pytest.mark.parametrize(("command", "option"), options(), ids=lambda value: getattr(value, "name", value))

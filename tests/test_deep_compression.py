@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import Tiny
 from torch import Tensor, nn
 
+import compressor
 from compressor.layers import DeepCompression, Metric, method
 from compressor.layers.deep_compression import _clustered, _gaps, _places
 from compressor_converters.onnx_file import save_onnx
@@ -109,3 +112,22 @@ def test_what_is_stored_is_counted_and_the_onnx_file_holds_no_more(tmp_path: Pat
     path = tmp_path / "model.onnx"
     assert save_onnx(nn.Sequential(layer).eval(), (torch.ones(2, 800),), path) is None
     assert path.stat().st_size < 20_000 * 3 + 500 * 6 + 32 * 4 + 5_000
+
+
+def test_a_run_says_how_many_bytes_its_layers_take_entropy_coded(tiny: Tiny) -> None:
+    job = (
+        "weights.pth",
+        "--arch",
+        "nets.py:mlp",
+        "--data",
+        "train.npz",
+        "--method",
+        "deep_compression",
+        "--epochs",
+        "1",
+    )
+    report = json.loads(tiny.call(*job, "-o", "deep", "-q", "--json").stdout)
+    loaded = compressor.load(tiny.folder / "deep", arch=f"{tiny.folder / 'nets.py'}:mlp")
+    sizes = [len(layer.packed()) for layer in loaded.modules() if isinstance(layer, DeepCompression)]
+    assert len(sizes) == 2
+    assert f"entropy-coded, the 2 deep_compression layers take {sum(sizes):,} bytes" in report["notes"]

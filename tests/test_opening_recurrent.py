@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 import compressor
 from compressor.calibrate import rows_at
+from compressor.case import open_case
 from compressor.layers import replace
+from compressor.pipeline import make_recipe
 from compressor.sites import find_sites
 from compressor_converters import manifest, safetensors_file
 from compressor_converters.opening import close_model, open_model
@@ -230,3 +232,53 @@ def test_opened_modules_come_back_from_a_file(tmp_path: Path) -> None:
     loaded = safetensors_file.load_into(Net().eval(), tmp_path / "model.safetensors")
     x = torch.randn(2, 5, 3)
     torch.testing.assert_close(loaded(x), model(x))
+
+
+class RowReader(nn.Module):
+    """The last state of an LSTM decides."""
+
+    def __init__(self, packed: bool = False) -> None:
+        super().__init__()
+        self.lstm, self.out, self.packed = nn.LSTM(12, 16, batch_first=True), nn.Linear(16, 5), packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows: Any = x
+        if self.packed:
+            rows = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), x.shape[1]), batch_first=True)
+        y: Tensor = self.out(self.lstm(rows)[1][0][0])
+        return y
+
+
+@pytest.mark.parametrize(("method", "settings"), [("svd", {"rank": 3}), ("acdc", {"depth": 1})])
+def test_an_lstm_is_compressed_written_in_every_format_and_loaded(
+    method: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compressor.candidate._TIMING_SECONDS", 0.01)
+    torch.manual_seed(0)
+    model, x = RowReader().eval(), torch.randn(60, 4, 12)
+    result = compressor.compress(
+        model, method, data=x, settings=settings, target=["lstm"], epochs=1, output=tmp_path / "out"
+    )
+    rows = {row.name: row for row in result.report.layers}
+    assert (rows["lstm.ih_l0"].method, rows["lstm.hh_l0"].method, rows["out"].method) == (method, method, None)
+    assert (rows["lstm.hh_l0"].calls, rows["lstm.hh_l0"].macs_before) == (4, 4 * 16 * 64)
+    assert result.report.before.macs == 4 * 64 * (12 + 16) + 80
+    assert {check.file for check in result.report.verification} >= {"model.onnx", "model.pt2", "model.safetensors"}
+    loaded = compressor.load(tmp_path / "out", model=RowReader())
+    longer = torch.randn(3, 9, 12)
+    torch.testing.assert_close(loaded(longer), result.model(longer))
+
+
+def test_a_network_that_is_given_packed_sequences_is_left_as_it_is_and_the_notes_say_so() -> None:
+    case = open_case(make_recipe(method="svd"), model=RowReader(packed=True), data=torch.randn(20, 4, 12))
+    assert list(case.sites) == ["out"]
+    assert "lstm: left as it is, since it is given packed sequences" in case.notes
+
+
+def test_the_name_of_an_opened_module_stands_for_all_its_maps() -> None:
+    x = torch.randn(20, 3, 12)
+    for options, reason in (({"target": ("lstm",)}, None), ({"ignore": ("lstm",)}, "ignored by name")):
+        case = open_case(make_recipe(method="svd", **options), model=RowReader(), data=x)
+        *inside, outside = (entry.kept_because for entry in case.plan("svd", {"rank": 1}).entries)
+        assert inside == [reason, reason]
+        assert outside not in (None, reason)

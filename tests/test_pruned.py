@@ -8,8 +8,10 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
+from conftest import Tiny
 from torch import Tensor, nn
 
+import compressor
 from compressor.errors import CompressorError
 from compressor.layers import Metric, Pruned, method, subset
 from compressor.layers.base import build
@@ -155,3 +157,13 @@ def test_the_onnx_file_holds_the_rows_compressed_and_runs_on_sequences(weight: T
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), model(x))
+
+
+def test_a_run_with_iterative_pruning_ends_lean_and_is_written_so(tiny: Tiny) -> None:
+    job = ("weights.pth", "--arch", "nets.py:mlp", "--data", "train.npz", "--method", "pruned", "--epochs", "4")
+    settings = ("--set", "density=0.4", "--set", "iterative=true", "--set", "regulariser=1e-5")
+    tiny.call(*job, *settings, "-o", "pruned", "-q")
+    loaded = compressor.load(tiny.folder / "pruned", arch=f"{tiny.folder / 'nets.py'}:mlp")
+    layers = [layer for layer in loaded.modules() if isinstance(layer, Pruned)]
+    assert [len(layer.values) for layer in layers] == [round(0.4 * 24 * 37), round(0.4 * 37 * 33)]
+    assert not any(layer.config.iterative for layer in layers)

@@ -1,6 +1,7 @@
 """Structured layers: one file a method. Importing this package registers them all."""
 
 from compressor.layers.acdc import ACDC as ACDC
+from compressor.layers.afdf import AFDF as AFDF
 from compressor.layers.base import (
     LayerConfig,
     Method,

@@ -1,4 +1,4 @@
-"""Circular convolutions as ONNX nodes, and the bodies of their functions, in real arithmetic.
+"""What stands between Fourier transforms as ONNX nodes, and the bodies of their functions, in real arithmetic.
 
 With N = n1·n2, the input as an ``n1 × n2`` matrix X and k = k1 + n1·k2, the Fourier transform is
 ``F_n1 X``, a twiddle ``exp(−2πi k1 m2 / N)`` and a product with ``F_n2``: small real matmuls of cosines and sines.
@@ -197,3 +197,58 @@ def circulant_functions(
 
 def _circulant_name(in_features: int, out_features: int, size: int, terms: int, expanded: bool) -> str:
     return f"Circulant_{in_features}x{out_features}_N{size}_T{terms}" + ("_expanded" if expanded else "")
+
+
+# --- AFDF -------------------------------------------------------------------------------------------------------------
+
+
+def afdf_node(x: Tensor, a: Tensor, d: Tensor, *, out_features: int) -> Tensor:
+    """The real part of ``x Π_k A_k F D_k F⁻¹`` as one node, ``(..., in) -> (..., out)``.
+
+    ``a, d (K, 2, N)``: real and imaginary parts.
+    """
+    depth, _, n = a.shape
+    result: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{_afdf_name(x.shape[-1], out_features, n, depth)}",
+        [x, a, d],
+        {"size": n, "depth": depth},
+        dtype=x.dtype,
+        shape=[*x.shape[:-1], out_features],
+        version=DOMAIN_VERSION,
+    )
+    return result
+
+
+def afdf_functions(in_features: int, out_features: int, *, size: int, depth: int) -> list[onnx.FunctionProto]:
+    """The body of the node that `afdf_node` emits for a layer of this shape."""
+    body = Body(_afdf_name(in_features, out_features, size, depth), ["x", "a", "d"])
+    op, leading = body.op, body.leading("x")
+    fourier = Fourier(body, size, real=False)
+    n1, n2 = fourier.n1, fourier.n2
+
+    def parts(diagonals: str, k: int) -> tuple[str, str]:
+        """Real part and minus the imaginary part of the k-th diagonal, ``(N,)`` each."""
+        diagonal = body.row(diagonals, k)
+        return body.row(diagonal, 0), op("Neg", body.row(diagonal, 1))
+
+    def in_frequency_order(diagonal: str) -> str:
+        """``(N,) -> (n1, n2)`` at k1 + n1 k2, with the 1/N of both transforms."""
+        square = op("Transpose", op("Reshape", diagonal, body.ints(n2, n1)))
+        return op("Mul", square, body.like_input(body.real(1 / size)))
+
+    width = in_features
+    first = [op("Mul", "x", body.cut(part, width) if width < size else part) for part in parts("a", 0)]
+    re, im = (fourier.folded(part, leading, width) for part in first)
+    for k in range(depth):
+        if k:
+            re, im = fourier.times(re, im, *(op("Reshape", part, body.ints(n1, n2)) for part in parts("a", k)))
+        re, im = fourier.forward_complex(re, im, width)
+        re, im = fourier.times(re, im, *(in_frequency_order(part) for part in parts("d", k)))
+        width = size
+        if k < depth - 1:
+            re, im = fourier.inverse_complex(re, im)
+    return [body.function(fourier.flat(fourier.inverse(re, im, out_features), leading, out_features))]
+
+
+def _afdf_name(in_features: int, out_features: int, size: int, depth: int) -> str:
+    return f"AFDF_{in_features}x{out_features}_N{size}_K{depth}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, reason
 from compressor.layers.base import StructuredLayer, onnx_export
 from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET
 from compressor_converters.calling import plain_output
@@ -68,16 +68,16 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> 
     try:
         return _export(model, tuple(_two_rows(x) for x in example), names, dynamic=True), None
     except Exception as error:
-        reason = _reason(error)
+        said = reason(error)
     try:
         proto = _export(model, example, names, dynamic=False)
     except Exception as error:
         raise CompressorError(
-            f"the model cannot be written as ONNX: {_reason(error)}; "
+            f"the model cannot be written as ONNX: {reason(error)}; "
             "change the operation that the exporter names, or leave that part out"
         ) from error
     rows = example[0].shape[0]
-    return proto, f"model.onnx takes batches of {rows} only: the exporter refused a dynamic batch ({reason})"
+    return proto, f"model.onnx takes batches of {rows} only: the exporter refused a dynamic batch ({said})"
 
 
 def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, dynamic: bool) -> onnx.ModelProto:
@@ -148,15 +148,6 @@ def _silence() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _reason(error: BaseException) -> str:
-    """The root cause in one line of bounded length."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = next((line for line in lines if not line.endswith(":")), type(error).__name__)
-    return text if len(text) <= 200 else text[:199] + "…"
-
-
 def _bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto]:
     """The functions that the nodes of our domain call, each once, in the order of their names."""
     found: dict[str, onnx.FunctionProto] = {}
@@ -217,6 +208,6 @@ def _check(proto: onnx.ModelProto) -> None:
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CompressorError(
-            f"the model was written as ONNX, but onnx's check refuses it: {_reason(error)}; "
+            f"the model was written as ONNX, but onnx's check refuses it: {reason(error)}; "
             "change the operation that it names, or leave that part out"
         ) from error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, reason
 from compressor_converters import pt2_check
 from compressor_converters.calling import plain_output
 
@@ -50,7 +50,7 @@ def load_pt2(path: str | Path, *, unsafe: bool = False) -> ExportedProgram:
         try:
             return _quietly_load(path if unsafe else copy)
         except Exception as error:  # torch raises many kinds for a program that it cannot read
-            said = (str(error).strip().splitlines() or [""])[0][:200]
+            said = reason(error)
             raise CompressorError(
                 f"{path}: torch {torch.__version__} does not read this exported program:"
                 f" {type(error).__name__}: {said}; export and save it anew with this version"
@@ -103,19 +103,20 @@ def export(
             try:
                 # Two rows: torch takes a size of one for a constant, and the file must not depend on their number.
                 two = tuple(torch.cat([x, x])[:2] for x in example)
-                return torch.export.export(model, two, strict=False, dynamic_shapes=_free_batch(two)), None
+                return torch.export.export(model, two, strict=False, dynamic_shapes=free_batch(two)), None
             except Exception as error:  # torch.export raises many kinds; the reason is passed on
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+                said = reason(error)
                 program = torch.export.export(model, example, strict=False)
                 return (
                     program,
-                    f"model.pt2 takes a batch of {len(example[0])} only: the batch cannot be left free ({reason})",
+                    f"model.pt2 takes a batch of {len(example[0])} only: the batch cannot be left free ({said})",
                 )
     finally:
         model.train(was_training)
 
 
-def _free_batch(example: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+def free_batch(example: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    """What says to torch.export that the first size of every input may be any."""
     batch = torch.export.Dim("batch", min=1)
     return tuple({0: batch} for _ in example)
 

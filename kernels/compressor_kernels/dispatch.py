@@ -48,3 +48,13 @@ def convolve(x: Tensor, c: Tensor) -> Tensor:
 def convolve_sum(x: Tensor, c: Tensor) -> Tensor:
     """`reference.convolve_sum`: the sum of circular convolutions over the last axis but one."""
     return reference.convolve_sum(x, c)
+
+
+def fourier(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
+    """`reference.fourier`: unitary Fourier transform of ``re + i·im`` along the last axis."""
+    return reference.fourier(re, im)
+
+
+def inverse_fourier(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
+    """`reference.inverse_fourier`: the inverse of `fourier`."""
+    return reference.inverse_fourier(re, im)

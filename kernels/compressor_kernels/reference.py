@@ -181,6 +181,29 @@ def _convolve(x: Tensor, c: Tensor, *, terms_are_added: bool) -> Tensor:
     return back
 
 
+def fourier(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
+    """Unitary Fourier transform of ``re + i·im``, ``X_k = √(1/N) Σ_m x_m exp(−2πi mk / N)``, in two parts."""
+    n = re.shape[-1]
+    if re.numel() == 0:  # no rows: the FFT libraries refuse
+        return re.clone(), im.clone()
+    if re.dtype in (torch.float16, torch.bfloat16):
+        real, imaginary = fourier(re.float(), im.float())
+        return real.to(re.dtype), imaginary.to(re.dtype)
+    if n <= DENSE_LIMIT:
+        index = torch.arange(n, device=re.device)
+        angles = (torch.outer(index, index) % n).to(torch.float64) * (2 * math.pi / n)  # exact: one turn is N
+        cos, sin = ((table(angles) * math.sqrt(1 / n)).to(re.dtype) for table in (torch.cos, torch.sin))
+        return re @ cos + im @ sin, im @ cos - re @ sin
+    spectrum = torch.fft.fft(torch.complex(re, im), norm="ortho")
+    return spectrum.real, spectrum.imag
+
+
+def inverse_fourier(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `fourier`."""
+    real, negative = fourier(re, -im)
+    return real, -negative
+
+
 def _scale(n: int, index: Tensor) -> Tensor:
     return torch.where(index == 0, math.sqrt(1 / n), math.sqrt(2 / n)).to(torch.float64)
 
