@@ -131,6 +131,15 @@ def test_a_tanh_layer_is_fitted_no_worse_than_the_best_map_of_its_rank() -> None
     assert errors[0] < errors[1]
 
 
+def test_outputs_start_where_their_weights_are() -> None:
+    pixels = torch.cartesian_prod(torch.arange(9.0), torch.arange(9.0)).double()
+    centres = torch.tensor([[1.0, 1.0], [1.0, 7.0], [7.0, 2.0], [6.0, 6.0]]).double()
+    weight = 3 * (-0.25 * torch.cdist(centres, pixels).square()).exp()
+    config = KernelNet.Config(kernel="gaussian", d=2, grid="9x9", learn=False)
+    layer = KernelNet.from_dense(weight, None, config, Metric.identity(81))
+    assert Metric.identity(81).relative_error(weight, dense(layer)) < 0.01
+
+
 @pytest.mark.parametrize("kernel", FORMULAS)
 def test_without_factors_a_zero_weight_is_still_fitted(kernel: str) -> None:
     config = KernelNet.Config.from_settings("kernelnet", {"kernel": kernel, "d": 3, "scales": False, "a": 0.2})

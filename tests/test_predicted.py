@@ -118,6 +118,7 @@ def test_the_learned_weights_are_least_squares_in_the_metric(settings: dict[str,
 
 @pytest.mark.parametrize("settings", [{"dictionary": "identity"}, {"dictionary": "se", "grid": "5x6", "width": 0.8}])
 def test_positions_that_a_map_was_made_from_are_found(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
     made = Predicted(30, 40, atoms=4, bias=False, seed=3, **settings).double()
     found = fitted(dense(made), metric_of(30), atoms=4, **settings)
     assert made.positions is not None

@@ -9,7 +9,8 @@ there (``learn=false``), when they are not stored. Several grids side by side ar
 has a λ of its own. Stored: ``u`` ``(in, d)``, ``v`` ``(out, d)``, ``λ`` ``(maps, in)``.
 
 The fit: dot is the activation-aware truncation; with all places fixed λ is linear in W, and solved for. Else the
-places start from factors of the kernel's own argument, are moved by L-BFGS with λ, and λ is solved for at the end.
+places start from factors of the kernel's own argument (outputs over pixels: at the centre of mass of their weights),
+are moved by L-BFGS with λ, and λ is solved for at the end.
 """
 
 from __future__ import annotations
@@ -233,23 +234,37 @@ class KernelNet(StructuredLayer):
 
         The latter untried where that would take long.
         """
-        free = self.u is not None and self.v is not None and not (self.config.grid or self.config.out_grid)
-        both = free and max(weight.shape) <= _EXACT_SIDE
-        if both or not free:
+        suggested = self._suggested(weight.double(), metric)
+        both = suggested is not None and max(weight.shape) <= _EXACT_SIDE
+        if both or suggested is None:
             self._solve_scales(weight, metric)
-        if self.u is None or self.v is None or not free:
+        if suggested is None:
             return
         drawn = [parameter.detach().clone() for parameter in self.parameters()]
         before = _missed(self, weight, metric) if both else math.inf
-        v, u = self._suggested(weight.double(), metric)
-        self.u.copy_(u)
-        self.v.copy_(v)
+        for parameter, values in zip((self.v, self.u), suggested, strict=True):
+            if parameter is not None and values is not None:
+                parameter.copy_(values)
         self._solve_scales(weight, metric)
         if both and not _missed(self, weight, metric) < before:
             for parameter, values in zip(self.parameters(), drawn, strict=True):
                 parameter.copy_(values)
 
-    def _suggested(self, w: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
+    def _suggested(self, w: Tensor, metric: Metric) -> tuple[Tensor, Tensor | None] | None:
+        """``v`` and, where it is free too, ``u``, as W would have them; None where the outputs are on a grid.
+
+        With pixels on a grid, v at the centre of mass of what the output looks at (eq. 10).
+        """
+        if self.config.out_grid is not None or self.v is None:
+            return None
+        if self.config.grid is None:
+            return self._unfolded(w, metric)
+        mass = w.abs() * metric.covariance.diagonal().double().clamp_min(0).sqrt()
+        v = self.v.detach().double().clone()
+        v[:, :2] = mass @ self.places()[0][:, :2].double() / _nonzero(mass.sum(1))[:, None]
+        return v, None
+
+    def _unfolded(self, w: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
         """``v``, ``u`` from factors of what the kernel would have to be given, for λ as large as the weights."""
         kind, d = self.config.kernel, self.config.d
         if kind == "tanh":
