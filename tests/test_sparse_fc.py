@@ -125,14 +125,16 @@ def test_what_the_fit_left_out_stays_zero_while_the_rest_is_trained() -> None:
     zero = layer.weight() == 0
     within = torch.cdist(layer.v, layer.u).square() < 1
     assert bool((zero & within).any())  # some of them have a kernel that is not zero
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-5)
     before = layer.weight().detach().clone()
     for _ in range(5):
         optimizer.zero_grad()
         layer(torch.ones(3, 23, dtype=torch.float64)).square().sum().backward()
         optimizer.step()
-    assert not torch.equal(layer.weight(), before)
-    assert bool((layer.weight()[zero] == 0).all())
+    after = layer.weight().detach()
+    assert bool((after[~zero] != before[~zero]).any())
+    assert int((after != 0).sum()) > 0.8 * int((~zero).sum())
+    assert bool((after[zero] == 0).all())
 
 
 def test_more_weights_than_there_are_cannot_be_kept() -> None:
