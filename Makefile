@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # QUICK=1 runs a short demo: fewer images and epochs, and only the checks that hold for those.
 QUICK ?=
 
-.PHONY: demo test lint env bench readme clean
+.PHONY: demo test test-slow lint env bench readme clean
 
 env: $(STAMP)
 
@@ -21,8 +21,14 @@ demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py $(if $(QUICK),--quick)
 
 # Two processes with one thread each: BLAS threads of two processes on two cores only get in each other's way.
+# `test` takes some minutes; `test-slow` is the rest: every method with every other example of its settings, the kills.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: $(STAMP)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST) -m "not slow"
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -27,8 +27,15 @@ LINEAR = [
 
 
 def over(pairs: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
-    names = [f"{name}-{','.join(f'{key}={value}' for key, value in s.items())}" for name, s in pairs]
-    return pytest.mark.parametrize(("name", "settings"), pairs, ids=names)
+    """Every method with every example of its settings; all but the first of each are slow together."""
+    seen: set[str] = set()
+    cases = []
+    for name, settings in pairs:
+        again = name in seen
+        seen.add(name)
+        label = f"{name}-{','.join(f'{key}={value}' for key, value in settings.items())}"
+        cases.append(pytest.param(name, settings, id=label, marks=[pytest.mark.slow] if again else []))
+    return pytest.mark.parametrize(("name", "settings"), cases)
 
 
 over_settings = over(SETTINGS)

@@ -48,7 +48,12 @@ def run(path: Path, **inputs: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {name: x.numpy() for name, x in inputs.items()})[0])
 
 
-@pytest.mark.parametrize("name", LAYERS)
+FIRST = {next(name for name, (other, _) in LAYERS.items() if other == method) for method, _ in LAYERS.values()}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FIRST else [pytest.mark.slow]) for name in LAYERS]
+)
 def test_stock_onnxruntime_gives_what_torch_gives_at_any_batch(name: str, tmp_path: Path) -> None:
     model, path = lenet(name), tmp_path / "model.onnx"
     assert save_onnx(model, (image(1),), path, input_names=["image"]) is None
