@@ -40,6 +40,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/demo.py --keep $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/linear_recovery.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/caffe_lenet.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/caffe_lenet.py --every $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/layer_fit.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/lstm.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/minilm.py $(if $(QUICK),--quick)
 
 readme: $(STAMP)
 	$(BIN)/python benchmarks/update_readme.py

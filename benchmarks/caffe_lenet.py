@@ -1,7 +1,8 @@
 """The papers' Caffe LeNet on MNIST: ACDC beside Fastfood and SVD at several sizes, each trained equally.
 
 Runs ``compress compare`` as a user would and writes ``benchmarks/results/caffe_lenet.json``. ``svd`` and ``fastfood``
-get ACDC's own number of parameters; the presets keep theirs. Needs the data folder (``COMPRESSOR_DATA``, default
+get ACDC's own number of parameters; the presets keep theirs. ``--every`` takes every method there is, at ACDC's default
+size or its own smallest, and writes ``caffe_lenet_every.json``. Needs the data folder (``COMPRESSOR_DATA``, default
 ``../shared/data``). Nothing is chosen by the test images.
 """
 
@@ -19,22 +20,27 @@ import numpy as np
 from facts import facts, keep
 from packages import ROOT, data_folder, mnist_in
 
+from compressor.layers import methods
+
 METHODS = "acdc,fastfood,svd-half,svd-quarter,svd,int8"
 ACDC = "size=1120"  # two layers, 6,721 numbers; at 800, the layer's own width, 4,801
+_EPOCHS_OF_EVERY = 3
 MOST_PARAMS = 12_000  # in the dense layers
 MOST_ERROR = 0.0095  # the original's
 
 
-def compare(folder: Path, methods: str, seed: int, quick: bool) -> dict[str, Any]:
-    """The report of one ``compress compare``; ``quick`` takes a tenth of the images and two epochs."""
+def compare(
+    folder: Path, methods: str, settings: list[str], epochs: int | None, seed: int, quick: bool
+) -> dict[str, Any]:
+    """The report of one ``compress compare``; ``quick`` takes a tenth of the images."""
     images = mnist_in(data_folder() / "mnist")
     step = 10 if quick else 1
     for name, (x, labels) in (("train", images.train), ("test", images.test)):
         np.savez(folder / f"{name}.npz", x=x[::step].astype(np.float32) / 256, labels=labels[::step])
     state = data_folder() / "lenet_caffe" / "lenet_state_dict.pt"
-    arguments = [str(state), "--arch", "benchmarks/zoo.py:caffe_lenet", "--methods", methods, "--seed", str(seed)]
-    arguments += ["--set", ACDC, "--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
-    arguments += ["--epochs", "2"] if quick else []
+    arguments = [str(state), "--arch", "benchmarks/zoo.py:caffe_lenet", "--methods", names, "--seed", str(seed)]
+    arguments += [*settings, "--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
+    arguments += [] if epochs is None else ["--epochs", str(epochs)]
     command = [sys.executable, "-m", "compressor", "compare", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     report: dict[str, Any] = json.loads(done.stdout)
@@ -43,8 +49,9 @@ def compare(folder: Path, methods: str, seed: int, quick: bool) -> dict[str, Any
 
 def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a candidate: name, counts, test error, latency."""
-    sides = [("dense", report["before"]), (report["method"], report["after"])]
-    sides += [(baseline["name"], baseline["side"]) for baseline in report["baselines"]]
+    said = "; ".join(note for note in report["notes"] if "entropy-coded" in note)
+    sides = [("dense", report["before"], ""), (report["method"], report["after"], said)]
+    sides += [(baseline["name"], baseline["side"], baseline["note"]) for baseline in report["baselines"]]
     return [
         {
             "name": name,
@@ -52,10 +59,12 @@ def rows_of(report: dict[str, Any]) -> list[dict[str, Any]]:
             "params": side["params"],
             "macs": side["macs"],
             "error": side["error"],
+            "safetensors_bytes": side["size_bytes"].get("model.safetensors"),
             "onnx_bytes": side["size_bytes"].get("model.onnx"),
             "latency_ms": side["latency_ms"]["onnxruntime"]["1"]["median"],
+            "note": note,
         }
-        for name, side in sides
+        for name, side, note in sides
     ]
 
 
@@ -65,11 +74,18 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, 2 epochs; nothing judged or kept")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--every", action="store_true", help="every method, 3 epochs each unless --epochs says more")
+    parser.add_argument("--epochs", type=int, help="of training, for each method")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    names, settings = options.methods, ["--set", ACDC]
+    epochs = 2 if options.quick and options.epochs is None else options.epochs
+    if options.every:
+        own = [name for name, entry in methods().items() if name == entry.layer.method and name != "acdc"]
+        names, settings, epochs = ",".join(["acdc", *own]), [], epochs or _EPOCHS_OF_EVERY
     with tempfile.TemporaryDirectory() as folder:
-        report = compare(Path(folder), options.methods, options.seed, options.quick)
-    result = {**facts(options.seed), "wall_time_s": report["wall_time_s"], "rows": rows_of(report)}
+        report = compare(Path(folder), names, settings, epochs, options.seed, options.quick)
+    result = {**facts(options.seed), "epochs": epochs, "wall_time_s": report["wall_time_s"], "rows": rows_of(report)}
     if options.json:
         print(json.dumps(result, indent=2))
     else:
@@ -77,6 +93,9 @@ def main() -> int:
             counted = f"{row['dense_params']:,}" if row["dense_params"] else "-"
             print(f"{row['name']:14} {counted:>9} dense params  {row['error']:7.2%} error  {row['latency_ms']:.3f} ms")
     if options.quick:
+        return 0
+    if options.every:
+        keep("caffe_lenet_every", result)
         return 0
     if options.methods == METHODS:
         keep("caffe_lenet", result)

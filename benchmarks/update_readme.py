@@ -88,22 +88,24 @@ def demo() -> str:
     return "\n".join([*lines, "", _machine(result)])
 
 
-def lenet() -> str:
+def lenet(name: str = "caffe_lenet") -> str:
     """The Caffe LeNet's comparison."""
-    path = RESULTS / "caffe_lenet.json"
+    path = RESULTS / f"{name}.json"
     if not path.exists():
         return "_not measured yet: `make bench`_"
     result = json.loads(path.read_text(encoding="utf-8"))
     lines = [
-        "| Caffe LeNet on MNIST | dense parameters | smaller | test error | ms, batch 1, onnxruntime |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| Caffe LeNet on MNIST | dense parameters | smaller | bytes | MACs | test error | ms, batch 1, onnxruntime |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     dense = result["rows"][0]["dense_params"]
     for row in result["rows"]:
         counted = f"{row['dense_params']:,}" if row["dense_params"] else "–"
         ratio = f"{dense / row['dense_params']:.1f}×" if row["dense_params"] else "–"
         latency = f"{row['latency_ms']:.3f}" if row.get("latency_ms") else "–"
-        lines.append(f"| {row['name']} | {counted} | {ratio} | {row['error']:.2%} | {latency} |")
+        size, macs = (f"{row[key]:,}" if row.get(key) else "–" for key in ("safetensors_bytes", "macs"))
+        cells = (row["name"], counted, ratio, size, macs, f"{row['error']:.2%}", latency)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", _machine(result)])
 
 
@@ -113,6 +115,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options,
     "demo": demo,
     "lenet": lenet,
+    "lenet_every": lambda: lenet("caffe_lenet_every"),
 }
 
 
