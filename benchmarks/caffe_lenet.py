@@ -30,7 +30,7 @@ MOST_ERROR = 0.0095  # the original's
 
 
 def compare(
-    folder: Path, methods: str, settings: list[str], epochs: int | None, seed: int, quick: bool
+    folder: Path, names: str, settings: list[str], epochs: int | None, seed: int, quick: bool
 ) -> dict[str, Any]:
     """The report of one ``compress compare``; ``quick`` takes a tenth of the images."""
     images = mnist_in(data_folder() / "mnist")
