@@ -78,7 +78,8 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, help="of training, for each method")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    names, settings = options.methods, ["--set", ACDC]
+    names = options.methods
+    settings = ["--set", ACDC] if names.split(",")[0] == "acdc" else []
     epochs = 2 if options.quick and options.epochs is None else options.epochs
     if options.every:
         own = [name for name, entry in methods().items() if name == entry.layer.method and name != "acdc"]
