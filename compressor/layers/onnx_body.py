@@ -77,11 +77,14 @@ class Body:
 
     def indices(self, n: int, *, start: int = 0, step: int = 1) -> str:
         """``start + step · (0..n-1)`` in int64, ``(n,)``."""
-        return self.op("Range", self.whole(start), self.whole(start + n * step), self.whole(step))
+        return self.once(
+            f"range {start} {n} {step}",
+            lambda: self.op("Range", self.whole(start), self.whole(start + n * step), self.whole(step)),
+        )
 
     def column(self, vector: str) -> str:
         """``(n,) -> (n, 1)``; not by Unsqueeze, through which onnx's data propagation takes it for ``(n,)`` still."""
-        return self.op("Reshape", vector, self.ints(-1, 1))
+        return self.once(f"{vector} column", lambda: self.op("Reshape", vector, self.ints(-1, 1)))
 
     def cosines(self, left: str, right: str, n: int, *, sine: bool = False) -> str:
         """``cos(π left_i right_j / n)``, or its sine, for whole numbers ``left (i,)`` and ``right (j,)``: ``(i, j)``.
@@ -89,8 +92,8 @@ class Body:
         With m = left·right mod 2n, ``cos(πm/n) = sin(π (|2n − 2m| − n) / 2n)``, whose argument lies within ±π/2,
         where float32 has no cancellation to suffer from.
         """
-        product = self.op("Mul", self.column(left), right)
-        doubled = self.op("Mul", product, self.whole(2))
+        product = self.once(f"{left} by {right}", lambda: self.op("Mul", self.column(left), right))
+        doubled = self.once(f"{product} doubled", lambda: self.op("Mul", product, self.whole(2)))
         if sine:  # sin(t) = cos(t − π/2)
             doubled = self.op("Add", doubled, self.whole(3 * n))
         turn = self.op("Mod", doubled, self.whole(4 * n))

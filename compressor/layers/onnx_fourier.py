@@ -252,3 +252,39 @@ def afdf_functions(in_features: int, out_features: int, *, size: int, depth: int
 
 def _afdf_name(in_features: int, out_features: int, size: int, depth: int) -> str:
     return f"AFDF_{in_features}x{out_features}_N{size}_K{depth}"
+
+
+# --- Toeplitz-like ----------------------------------------------------------------------------------------------------
+
+
+def toeplitz_node(x: Tensor, G: Tensor, H: Tensor, *, out_features: int) -> Tensor:
+    """``Σ_j Z₁(g_j) Z₋₁(h_j) x`` as one node: ``(..., in) -> (..., out)``; ``G, H (r, N)``."""
+    rank, n = G.shape
+    result: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{_toeplitz_name(x.shape[-1], out_features, n, rank)}",
+        [x, G, H],
+        {"size": n, "rank": rank},
+        dtype=x.dtype,
+        shape=[*x.shape[:-1], out_features],
+        version=DOMAIN_VERSION,
+    )
+    return result
+
+
+def toeplitz_functions(in_features: int, out_features: int, *, size: int, rank: int) -> list[onnx.FunctionProto]:
+    """The body of the node that `toeplitz_node` emits: the skew convolution is half of a circular one of 2N."""
+    body = Body(_toeplitz_name(in_features, out_features, size, rank), ["x", "G", "H"])
+    op, leading = body.op, body.leading("x")
+    double, single = Fourier(body, 2 * size, real=True), Fourier(body, size, real=True)
+    skew = op("Concat", "H", op("Neg", "H"), axis=-1)  # (r, 2N)
+    re, im = double.forward(double.folded("x", leading, in_features, 1), in_features)
+    re, im = double.times(re, im, *double.spectrum(skew, rank))  # (..., r, lines, n2)
+    h = double.flat(double.inverse(re, im, size), leading, size, rank)  # (..., r, N)
+    re, im = single.forward(single.folded(h, leading, size, rank), size)
+    re, im = single.times(re, im, *single.spectrum("G", rank))
+    re, im = (op("ReduceSum", part, body.ints(-3), keepdims=0) for part in (re, im))
+    return [body.function(single.flat(single.inverse(re, im, out_features), leading, out_features))]
+
+
+def _toeplitz_name(in_features: int, out_features: int, size: int, rank: int) -> str:
+    return f"Toeplitz_{in_features}x{out_features}_N{size}_R{rank}"

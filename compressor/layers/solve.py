@@ -81,14 +81,18 @@ def refine_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, ord
 
     The end can miss where the metric is too wide for the columns that the loss is taken on.
     """
-    with torch.no_grad():
-        before = metric.relative_error(weight, layer.dense()[0])
+    before = missed_energy(layer, weight, metric)
     start = copy.deepcopy(layer.state_dict())
     fit_linear(layer, weight, metric, order=order)
-    with torch.no_grad():
-        worse = metric.relative_error(weight, layer.dense()[0]) > before
-    if worse:
+    if missed_energy(layer, weight, metric) > before:
         layer.load_state_dict(start)
+
+
+@torch.no_grad()
+def missed_energy(layer: StructuredLayer, weight: Tensor, metric: Metric) -> float:
+    """``‖(W − Ŵ) Σ^½‖²``."""
+    missed = (weight - layer.dense()[0]).double()
+    return float(((missed @ metric.covariance.double()) * missed).sum())
 
 
 def _search(
