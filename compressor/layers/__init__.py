@@ -13,6 +13,7 @@ from compressor.layers.base import (
     register,
     replace,
 )
+from compressor.layers.blast import BLAST as BLAST
 from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.kronecker import Kronecker as Kronecker
 from compressor.layers.monarch import Monarch as Monarch
