@@ -119,6 +119,6 @@ def test_the_fit_is_as_near_as_the_best_of_long_descents_from_random_starts() ->
         for part in free:
             part.data = 0.3 * data(1, part.numel(), seed).reshape(part.shape)
         solve._lbfgs(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
-        ends.append((float(fit.loss(tuple(free))) / float(fit.total)) ** 0.5)
+        ends.append(float((fit.loss(tuple(free)) / fit.total).detach()) ** 0.5)
     layer = Monarch.from_dense(weight, None, method("monarch").config({"blocks": 4}), metric)
     assert metric.relative_error(weight, layer.dense()[0].detach()) < 1.02 * min(ends)

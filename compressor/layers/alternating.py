@@ -33,32 +33,40 @@ def descend(
     sweep: Callable[[Factors], tuple[Factors, Tensor]],
     cost: float,
 ) -> Factors:
-    """``sweep`` from the best of ``starts`` again and again, then all factors together by L-BFGS; the best factors.
+    """``sweep`` from each of ``starts`` again and again, then all factors together by L-BFGS; the best factors.
 
     ``sweep`` gives new factors and their ``loss``, which autograd can differentiate; ``cost`` is the multiply-adds
     of a sweep, taken to be those of the loss and its gradient too. Few sweeps bring most of the way, and crawl then;
-    L-BFGS from there is as good as from the best of several random starts, in a fraction of the work. Where
-    even one sweep is too much work, the last start is taken as it is.
+    L-BFGS from there is as good as from the best of several random starts, in a fraction of the work. Only the best
+    start is taken where work is dear; where even one sweep is too much, the last as it is.
     """
     if cost > _MOST_WORK:
         return starts[-1]
     affordable = math.ceil(_WORK / cost)
     joint = min(solve._ITERATIONS // 2, affordable // 2)
     joint = joint if joint >= _LEAST_EVALUATIONS else 0
-    factors = min(starts, key=lambda start: float(loss(start)))
-    best = float(loss(factors))
-    for _ in range(min(affordable, max(2, solve._ITERATIONS // 16)) if joint else affordable):
+    sweeps = max(2, min(affordable, solve._ITERATIONS) // 16) if joint else affordable
+    ranked = sorted(((float(loss(start)), start) for start in starts), key=lambda pair: pair[0])
+    ends = [_swept(*pair, sweep, sweeps) for pair in ranked[: None if joint else 1]]
+    best, factors = min(ends, key=lambda pair: pair[0])
+    if not joint or best <= 0:
+        return factors
+    together = [torch.nn.Parameter(factor.clone(memory_format=torch.contiguous_format)) for factor in factors]
+    solve._lbfgs(together, lambda: loss(tuple(together)) / best, joint)
+    return tuple(factor.detach() for factor in together)
+
+
+def _swept(
+    best: float, factors: Factors, sweep: Callable[[Factors], tuple[Factors, Tensor]], sweeps: int
+) -> tuple[float, Factors]:
+    for _ in range(sweeps):
         moved, reached = sweep(factors)
         if not float(reached) < best:
             break
         gained, factors, best = best - float(reached), moved, float(reached)
         if gained < _GAIN * best:
             break
-    if not joint or best <= 0:
-        return factors
-    together = [torch.nn.Parameter(factor.clone(memory_format=torch.contiguous_format)) for factor in factors]
-    solve._lbfgs(together, lambda: loss(tuple(together)) / best, joint)
-    return tuple(factor.detach() for factor in together)
+    return best, factors
 
 
 def least_squares_step(gram: Tensor, downhill: Tensor) -> Tensor:
@@ -82,6 +90,17 @@ def padded_metric(metric: Metric, width: int) -> Tensor:
     return torch.nn.functional.pad(metric.covariance.double(), (0, more, 0, more))
 
 
+def leading_vectors(gram: Tensor, count: int) -> Tensor:
+    """Eigenvectors ``(n, count)`` of the largest eigenvalues of ``gram (n, n)``; zeros where there are fewer.
+
+    By subspace iteration, nearly exact, where the whole decomposition would take long.
+    """
+    if len(gram) > max(_WHOLE, 2 * count):
+        return solve._leading(gram, count)[1]
+    vectors = torch.linalg.eigh(gram)[1].flip(1)[:, :count]
+    return torch.nn.functional.pad(vectors, (0, count - vectors.shape[1]))
+
+
 def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """``left (m, rank)``, orthonormal, and ``right (rank, n)``, whose product is ``matrix`` at its best at that rank.
 
@@ -92,15 +111,14 @@ def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         right, left = truncated(matrix.T, rank)
         return left.T, right.T
     if m <= max(_WHOLE, 2 * rank):
-        left = torch.linalg.eigh(matrix @ matrix.T)[1].flip(1)[:, :rank]
+        left = leading_vectors(matrix @ matrix.T, rank)
     else:
         basis = torch.randn(n, rank + _MORE, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
         for _ in range(_ROUNDS):
             basis = matrix.T @ torch.linalg.qr(matrix @ basis).Q
         left = torch.linalg.qr(matrix @ basis).Q
         inner = left.T @ matrix
-        left = left @ torch.linalg.eigh(inner @ inner.T)[1].flip(1)[:, :rank]
-    left = torch.nn.functional.pad(left, (0, rank - left.shape[1]))
+        left = left @ leading_vectors(inner @ inner.T, rank)
     return left, left.T @ matrix
 
 
