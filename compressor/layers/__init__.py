@@ -14,9 +14,9 @@ from compressor.layers.base import (
     register,
     replace,
 )
+from compressor.layers.blast import BLAST as BLAST
 from compressor.layers.circulant import Circulant as Circulant
 from compressor.layers.deep_compression import DeepCompression as DeepCompression
-from compressor.layers.blast import BLAST as BLAST
 from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.hashed import Hashed as Hashed
 from compressor.layers.kernelnet import KernelNet as KernelNet

@@ -96,7 +96,7 @@ def leading_vectors(gram: Tensor, count: int) -> Tensor:
     By subspace iteration, nearly exact, where the whole decomposition would take long.
     """
     if len(gram) > max(_WHOLE, 2 * count):
-        return solve._leading(gram, count)[1]
+        return solve.leading(gram, count)[1]
     vectors = torch.linalg.eigh(gram)[1].flip(1)[:, :count]
     return torch.nn.functional.pad(vectors, (0, count - vectors.shape[1]))
 
