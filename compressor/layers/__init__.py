@@ -16,6 +16,7 @@ from compressor.layers.base import (
 )
 from compressor.layers.circulant import Circulant as Circulant
 from compressor.layers.fastfood import Fastfood as Fastfood
+from compressor.layers.phd import PHD as PHD
 from compressor.layers.svd import SVD as SVD
 from compressor.layers.toeplitz import Toeplitz as Toeplitz
 
