@@ -22,6 +22,7 @@ from compressor.layers.hashed import Hashed as Hashed
 from compressor.layers.kernelnet import KernelNet as KernelNet
 from compressor.layers.kronecker import Kronecker as Kronecker
 from compressor.layers.monarch import Monarch as Monarch
+from compressor.layers.phd import PHD as PHD
 from compressor.layers.predicted import Predicted as Predicted
 from compressor.layers.pruned import Pruned as Pruned
 from compressor.layers.sparse_fc import SparseFC as SparseFC

@@ -45,12 +45,12 @@ def fastfood_functions(in_features: int, *, d: int, blocks: int, width: int, fea
     op = body.op
     leading = body.leading("x")
     h = body.folded(body.padded("x", d - in_features), leading, 1, d)
-    h = _hadamard(body, op("Mul", h, "B"), leading, blocks, d)  # (..., blocks, factors of d)
+    h = hadamard(body, op("Mul", h, "B"), leading, blocks, d)  # (..., blocks, factors of d)
     h = body.folded(h, leading, blocks * d)
     starts = body.column(body.indices(blocks, step=d))
     order = op("Reshape", op("Add", op("Cast", "perm", to=7), starts), body.ints(-1))
     h = body.folded(body.permuted(h, order), leading, blocks, d)
-    h = _hadamard(body, op("Mul", h, "G"), leading, blocks, d)
+    h = hadamard(body, op("Mul", h, "G"), leading, blocks, d)
     h = body.folded(h, leading, blocks * d)
     if width < blocks * d:
         h = body.cut(h, width)
@@ -67,7 +67,7 @@ def _name(in_features: int, d: int, blocks: int, width: int, features: str) -> s
     return f"Fastfood_{in_features}to{width}_d{d}x{blocks}_{features}"
 
 
-def _hadamard(body: Body, h: str, leading: str, blocks: int, d: int) -> str:
+def hadamard(body: Body, h: str, leading: str, blocks: int, d: int) -> str:
     """``h H_d`` along the last axis of ``(..., blocks, d)``; the last axes come back in any grouping of d."""
     bits = d.bit_length() - 1
     if bits <= _ONE_FACTOR_BITS:

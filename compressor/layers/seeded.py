@@ -30,6 +30,19 @@ def signs(seed: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
     return _born(1 - 2 * (_raw(seed, purpose, shape) >> np.uint64(63)).astype(np.float32))
 
 
+def positions(seed: int, purpose: int, rows: int, count: int, n: int) -> Tensor:
+    """``(rows, count)`` of 0..n-1 in rising order, one from each of ``count`` ≤ n stretches; uint16 or int32 as above.
+
+    No position comes twice in a row.
+    """
+    small = n <= 2**16
+    if _on_meta():
+        return torch.empty(rows, count, dtype=torch.uint16 if small else torch.int32)
+    starts = np.arange(count + 1, dtype=np.uint64) * np.uint64(n) // np.uint64(count)
+    drawn = starts[:-1] + _raw(seed, purpose, (rows, count)) % (starts[1:] - starts[:-1])
+    return _born(drawn.astype(np.uint16 if small else np.int32))
+
+
 def normals(seed: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normals (Box and Muller), float64."""
     if _on_meta():
