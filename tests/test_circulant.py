@@ -8,7 +8,7 @@ import torch
 from test_onnx_bodies import check
 from torch import Tensor, nn
 
-from compressor.layers import Metric, circulant, least_squares, method
+from compressor.layers import Metric, circulant, method
 from compressor.layers.onnx_fourier import circulant_functions, fourier_split
 from compressor_kernels import dispatch
 
@@ -169,22 +169,6 @@ def test_learned_start_is_the_optimum_of_a_diagonal_metric() -> None:
     tail = torch.linalg.svdvals(along * spread.sqrt())
     wanted = float(tail[3:].norm() / tail.norm())
     assert metric.relative_error(weight, circulant._expand(c, s, 8)) == pytest.approx(wanted, rel=1e-6)
-
-
-def test_conjugate_gradients_need_as_many_products_as_there_are_unknowns() -> None:
-    root, calls = data(12, 12), []
-    h = root @ root.T + torch.eye(12, dtype=torch.float64)
-
-    def product(x: Tensor) -> Tensor:
-        calls.append(x)
-        return h @ x
-
-    x = least_squares.conjugate_gradient(product, h @ data(12), lambda r: r / h.diagonal(), macs=144)
-    assert float((x - data(12)).norm()) < 1e-4
-    assert len(calls) <= 13
-    calls.clear()
-    least_squares.conjugate_gradient(product, h @ data(12), lambda r: r, macs=int(least_squares._WORK / 3))
-    assert len(calls) == 3
 
 
 def test_what_the_data_never_show_is_fitted_by_the_weights_alone() -> None:
