@@ -18,6 +18,7 @@ from compressor.layers.fastfood import Fastfood as Fastfood
 from compressor.layers.kronecker import Kronecker as Kronecker
 from compressor.layers.monarch import Monarch as Monarch
 from compressor.layers.svd import SVD as SVD
+from compressor.layers.tensor_train import TensorTrain as TensorTrain
 
 __all__ = [
     "LayerConfig",
