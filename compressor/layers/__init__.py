@@ -27,6 +27,7 @@ from compressor.layers.predicted import Predicted as Predicted
 from compressor.layers.pruned import Pruned as Pruned
 from compressor.layers.sparse_fc import SparseFC as SparseFC
 from compressor.layers.svd import SVD as SVD
+from compressor.layers.tensor_train import TensorTrain as TensorTrain
 from compressor.layers.toeplitz import Toeplitz as Toeplitz
 
 __all__ = [

@@ -32,20 +32,23 @@ def descend(
     loss: Callable[[Factors], Tensor],
     sweep: Callable[[Factors], tuple[Factors, Tensor]],
     cost: float,
+    sweep_cost: float | None = None,
 ) -> Factors:
     """``sweep`` from each of ``starts`` again and again, then all factors together by L-BFGS; the best factors.
 
     ``sweep`` gives new factors and their ``loss``, which autograd can differentiate; ``cost`` is the multiply-adds
-    of a sweep, taken to be those of the loss and its gradient too. Few sweeps bring most of the way, and crawl then;
-    L-BFGS from there is as good as from the best of several random starts, in a fraction of the work. Only the best
-    start is taken where work is dear; where even one sweep is too much, the last as it is.
+    of the loss and its gradient, and of a sweep where ``sweep_cost`` does not say otherwise. Few sweeps bring most of
+    the way, and crawl then; L-BFGS from there is as good as from the best of several random starts, in a fraction of
+    the work. Only the best start is taken where work is dear. One sweep is made even where it takes all the work and
+    more, but not where it is far too much; where nothing at all is done, the last start is taken as it is.
     """
-    if cost > _MOST_WORK:
-        return starts[-1]
-    affordable = math.ceil(_WORK / cost)
-    joint = min(solve._ITERATIONS // 2, affordable // 2)
+    joint = min(solve._ITERATIONS // 2, int(_WORK / cost) // 2)
     joint = joint if joint >= _LEAST_EVALUATIONS else 0
-    sweeps = max(2, min(affordable, solve._ITERATIONS) // 16) if joint else affordable
+    sweep_cost = cost if sweep_cost is None else sweep_cost
+    sweeps = math.ceil(_WORK / sweep_cost) if sweep_cost <= _MOST_WORK else 0
+    sweeps = min(sweeps, max(2, solve._ITERATIONS // 16)) if joint else sweeps
+    if not joint and not sweeps:
+        return starts[-1]
     ranked = sorted(((float(loss(start)), start) for start in starts), key=lambda pair: pair[0])
     ends = [_swept(*pair, sweep, sweeps) for pair in ranked[: None if joint else 1]]
     best, factors = min(ends, key=lambda pair: pair[0])

@@ -25,6 +25,7 @@ from compressor.layers.alternating import (
     truncated,
 )
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
+from compressor.layers.factoring import near_factor
 from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
 
 _FILLED = 0.9  # of the most that can be used of a budget: of the factors that reach it, those with most terms
@@ -39,8 +40,8 @@ class KroneckerConfig(LayerConfig):
 
     def shapes(self, in_features: int, out_features: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """The shapes of A and of B."""
-        o1 = self.out_factor or _factor(out_features, math.sqrt(out_features))
-        i1 = self.in_factor or _factor(in_features, math.sqrt(in_features))
+        o1 = self.out_factor or near_factor(out_features, math.sqrt(out_features))
+        i1 = self.in_factor or near_factor(in_features, math.sqrt(in_features))
         return (o1, i1), (math.ceil(out_features / o1), math.ceil(in_features / i1))
 
 
@@ -213,13 +214,7 @@ def _missed(now: Tensor, gram: Tensor, right: Tensor) -> Tensor:
 def _left_shapes(in_features: int, out_features: int) -> list[tuple[int, int]]:
     """Shapes of A from the most balanced downwards, each side halved as often as it can be."""
     rows, columns = (
-        sorted({_factor(side, max(1.0, math.sqrt(side) / 2**h)) for h in range(side.bit_length() // 2 + 1)})[::-1]
+        sorted({near_factor(side, max(1.0, math.sqrt(side) / 2**h)) for h in range(side.bit_length() // 2 + 1)})[::-1]
         for side in (out_features, in_features)
     )
     return [(o1, i1) for o1 in rows for i1 in columns]
-
-
-def _factor(n: int, target: float) -> int:
-    """A factor near ``target`` (within 1.5 times) that pads n least, of those the nearest (the smaller of two)."""
-    near = range(math.ceil(target / 1.5), math.floor(target * 1.5) + 1)
-    return min(near, key=lambda c: (math.ceil(n / c) * c, round(abs(math.log(c / target)), 9)))
