@@ -32,6 +32,7 @@ def error(layer: TensorTrain | Kronecker, weight: torch.Tensor, metric: Metric) 
 def test_every_weight_is_a_product_of_small_matrices() -> None:
     layer = TensorTrain(11, 7, bias=False, in_dims="2x3x2", out_dims="3x1x3", rank=4).double()
     dense, cores = layer.dense()[0], list(layer.cores)
+    torch.testing.assert_close(layer(torch.eye(11, dtype=torch.float64)).T, dense)
     places = itertools.product(
         enumerate(itertools.product(range(3), range(1), range(3))),
         enumerate(itertools.product(range(2), range(3), range(2))),
@@ -148,6 +149,15 @@ def test_no_sweep_raises_the_error_and_the_loss_is_the_error_made(size: tuple[in
         assert float(fit.loss(cores)) == pytest.approx(float(missed.square().sum()), rel=1e-8)
         assert float(missed.square().sum()) * (1 - 1e-12) <= float(reached) <= before * (1 + 1e-12)
         before = float(reached)
+
+
+def test_outputs_that_padding_adds_do_not_draw_the_others_away() -> None:
+    metric, layer = metric_of(7), TensorTrain(7, 13, bias=False, rank=2).double()  # 13 in 2 × 2 × 4
+    fit = _Fit(layer, layer.dense()[0].detach(), metric)
+    cores = tuple(core.detach() for core in layer.cores)
+    for _ in range(3):
+        cores, _ = fit.sweep(cores)
+    assert float(fit.loss(cores) / fit.total) < 1e-12
 
 
 def test_the_last_core_is_the_least_squares_optimum_for_the_others() -> None:
