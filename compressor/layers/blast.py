@@ -88,7 +88,7 @@ class BLAST(StructuredLayer):
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
-        return [{}, {"blocks": 3, "rank": 2}, {"blocks": 2, "rank": 3}]
+        return [{}, {"blocks": 3, "rank": 2}]
 
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:

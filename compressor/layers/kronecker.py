@@ -78,7 +78,7 @@ class Kronecker(StructuredLayer):
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
-        return [{}, {"terms": 3}, {"terms": 2, "out_factor": 2, "in_factor": 3}]
+        return [{}, {"terms": 2, "out_factor": 2, "in_factor": 3}]
 
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:

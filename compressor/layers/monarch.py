@@ -83,7 +83,7 @@ class Monarch(StructuredLayer):
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
-        return [{}, {"blocks": 3, "rank": 2}, {"blocks": 1, "rank": 2}]
+        return [{}, {"blocks": 3, "rank": 2}]
 
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:

@@ -112,7 +112,7 @@ class TensorTrain(StructuredLayer):
 
     @classmethod
     def examples(cls) -> list[dict[str, Any]]:
-        return [{}, {"order": 2, "rank": 3}, {"order": 4, "rank": 2}, {"in_dims": "5x16", "out_dims": "9x8", "rank": 4}]
+        return [{}, {"order": 4, "rank": 2}, {"in_dims": "5x16", "out_dims": "9x8", "rank": 4}]
 
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
