@@ -139,6 +139,10 @@ class StructuredLayer(nn.Module, ABC):
         Only for linear configurations; one with a nonlinearity inside is fitted with `fit_samples`.
         """
 
+    @abstractmethod
+    def fit_samples(self, x: Tensor, y: Tensor) -> float:
+        """Move the layer towards ``x (rows, in) -> y (rows, out)``; the relative error reached."""
+
     @classmethod
     @abstractmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
@@ -182,12 +186,6 @@ class StructuredLayer(nn.Module, ABC):
     def kind(self, name: str) -> ParameterKind:
         """The kind of the parameter ``name``; diagonals train with a higher rate and without decay."""
         return "bias" if name.endswith("bias") else "dense"
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        """Move the layer towards ``x (rows, in) -> y (rows, out)``; the relative error reached."""
-        from compressor.layers.solve import fit_to_samples
-
-        return fit_to_samples(self, x, y)
 
     @property
     def input_sides(self) -> tuple[int, int] | None:

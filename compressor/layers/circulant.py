@@ -12,18 +12,19 @@ Stored: ``c (T, N)``; a seed, or ``s (T, in)`` where it is learned.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, register
+from compressor.layers.fitted import FittedLayer, take
 from compressor.layers.least_squares import conjugate_gradient, never_singular, solve_normal
 from compressor.layers.onnx_fourier import circulant_functions, circulant_node
 from compressor.layers.sizes import smooth_size
-from compressor.layers.solve import fit_to_samples, leading, linear_aim, refine_linear, wanted_offset
+from compressor.layers.solve import leading, refine_linear
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class CirculantConfig(LayerConfig):
 
 
 @register("circulant", source="Cheng et al. 2015; Moczulski 2019, eq. 3.23")
-class Circulant(StructuredLayer):
+class Circulant(FittedLayer):
     """Circulant: a sum of learned circular convolutions, each of the input under random signs."""
 
     Config: ClassVar[type[LayerConfig]] = CirculantConfig
@@ -113,28 +114,13 @@ class Circulant(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{"terms": 2}, {"terms": 3, "seed": 5, "size": 71}, {"signs": "learned"}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        wanted, sigma = weight.detach().double(), never_singular(metric.covariance)
-        with torch.no_grad():
-            if config.signs == "fixed":
-                layer.c.copy_(_nearest(wanted, sigma, layer.s.double(), layer.size))
-            else:
-                for parameter, values in zip((layer.c, layer.s), _cut(wanted, sigma, *layer.c.shape), strict=True):
-                    parameter.copy_(values)
-        if config.signs == "learned":
-            refine_linear(layer, weight, metric, order=2)
-        if layer.bias is not None:
-            with torch.no_grad():
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(weight, bias, self.config, metric).state_dict())
-        return fit_to_samples(self, x, y)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        wanted, sigma = weight.double(), never_singular(metric.covariance)
+        if isinstance(self.s, nn.Parameter):
+            take((self.c, self.s), _cut(wanted, sigma, *self.c.shape))
+            refine_linear(self, weight, metric, order=2)
+        else:
+            take((self.c,), (_nearest(wanted, sigma, self.s.double(), self.size),))
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

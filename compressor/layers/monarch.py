@@ -12,7 +12,7 @@ padded. Stored: ``first (k, k·s, p)``, rows ordered (class, s); ``second (k, q,
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,8 +27,8 @@ from compressor.layers.alternating import (
     left_vectors,
     padded_metric,
 )
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, largest, register
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.base import LayerConfig, Metric, largest, register
+from compressor.layers.fitted import FittedLayer, take
 
 
 class MonarchConfig(LayerConfig):
@@ -50,7 +50,7 @@ class MonarchConfig(LayerConfig):
 
 
 @register("monarch", source="Dao et al. 2022 (Monarch); each block of W at rank s")
-class Monarch(StructuredLayer):
+class Monarch(FittedLayer):
     """Monarch: two block-diagonal matrices with a permutation between them."""
 
     Config: ClassVar[type[LayerConfig]] = MonarchConfig
@@ -85,22 +85,8 @@ class Monarch(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{}, {"blocks": 3, "rank": 2}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        first, second = _Fit(layer, weight, metric).factors()
-        with torch.no_grad():
-            layer.first.copy_(first)
-            layer.second.copy_(second)
-            if layer.bias is not None:
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        aim = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(*aim[:2], self.config, aim[2]).state_dict())
-        return fit_to_samples(self, x, y)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        take((self.first, self.second), _Fit(self, weight, metric).factors())
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

@@ -27,7 +27,6 @@ from compressor.layers.features import FeatureConfig, FeatureLayer
 from compressor.layers.least_squares import conjugate_gradient, never_singular, solve_normal
 from compressor.layers.onnx_phd import phd_functions, phd_node
 from compressor.layers.sizes import power_of_two
-from compressor.layers.solve import wanted_offset
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -121,15 +120,13 @@ class PHD(FeatureLayer):
         ]
 
     @torch.no_grad()
-    def fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
         """The optimum: row i of P minimises ``‖(w_i − p_i H D) Σ^½‖`` over its own positions."""
         sigma = never_singular(metric.covariance)
         seen = self._mixed(sigma)  # Σ (H D)ᵀ, (in, d)
         aim = weight.double() @ seen  # (out, d)
         gram = self._mixed(seen.T)  # H D Σ (H D)ᵀ, (d, d)
         self.P.copy_(_nearest_rows(gram, aim, self.positions.long()) / self.scale)
-        if self.bias is not None:
-            self.bias.copy_(wanted_offset(self, weight, bias, metric))
 
 
 def _nearest_rows(gram: Tensor, aim: Tensor, positions: Tensor) -> Tensor:
