@@ -21,7 +21,7 @@ from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, register
 from compressor.layers.fitted import FittedLayer, take
 from compressor.layers.normal import shared_values
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, Body
+from compressor.layers.onnx_body import Body, call
 
 if TYPE_CHECKING:
     import onnx
@@ -94,14 +94,7 @@ class Hashed(FittedLayer):
         return self._places
 
     def onnx_node(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{self._function()}",
-            [x, self.values, self.key],
-            {},
-            dtype=x.dtype,
-            shape=[*x.shape[:-1], self.out_features],
-            version=DOMAIN_VERSION,
-        )
+        y = call(self._function(), [x, self.values, self.key], self.out_features)
         return y if self.bias is None else y + self.bias
 
     def _function(self) -> str:
