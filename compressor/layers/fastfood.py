@@ -77,10 +77,7 @@ class Fastfood(FeatureLayer):
         n = self.width
         blocks = math.ceil(n / d)
         for name, values in _diagonals(c.seed, blocks, d, n).items():
-            if c.adaptive:
-                self.register_parameter(name, nn.Parameter(values))
-            else:
-                self.register_buffer(name, values, persistent=False)
+            self.register_drawn(name, values)
         self.register_buffer("permutation", seeded.permutations(c.seed, _PERMUTATION, blocks, d), persistent=False)
 
     def kind(self, name: str) -> ParameterKind:

@@ -82,6 +82,13 @@ class FeatureLayer(FittedLayer):
             self.readout_down = _matrix(c.readout_rank, inputs)
         self.bias = nn.Parameter(torch.zeros(self.out_features)) if self.has_bias else None
 
+    def register_drawn(self, name: str, values: Tensor) -> None:
+        """``values`` drawn from the seed as ``name``: trained where the layer is adaptive, else kept and not stored."""
+        if self.config.adaptive:
+            self.register_parameter(name, nn.Parameter(values))
+        else:
+            self.register_buffer(name, values, persistent=False)
+
     @abstractmethod
     def products(self, x: Tensor) -> Tensor:
         """``(..., in) -> (..., n)``, linear in x, without a bias."""

@@ -71,11 +71,7 @@ class PHD(FeatureLayer):
         shape = (self.width, min(c.nonzeros, d))
         self.register_buffer("signs", seeded.signs(c.seed, _SIGNS, (d,)).to(torch.int8), persistent=False)
         self.register_buffer("positions", seeded.positions(c.seed, _POSITIONS, *shape, d), persistent=False)
-        values = seeded.normals(c.seed, _P, shape).to(torch.get_default_dtype())
-        if c.adaptive:
-            self.P = nn.Parameter(values)
-        else:
-            self.register_buffer("P", values, persistent=False)
+        self.register_drawn("P", seeded.normals(c.seed, _P, shape).to(torch.get_default_dtype()))
 
     @property
     def is_exact(self) -> bool:
