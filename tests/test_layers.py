@@ -325,7 +325,7 @@ def test_wide_and_tall_ridge_solve_the_same_problem() -> None:
 
 
 def test_training_on_samples_never_leaves_the_layer_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solve, "_RATES", {"diagonal": 10.0, "dense": 10.0, "bias": 10.0})
+    monkeypatch.setattr(solve, "_RATE", 10.0)
     monkeypatch.setattr(solve, "_LEAST_EVALUATIONS", 10**12)  # without the last step
     layer = method("acdc").layer(6, 6, relu=True)
     x = data(300, 6).float()

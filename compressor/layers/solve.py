@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.layers.base import Metric, StructuredLayer
+from compressor.layers.rates import parameter_groups
 
 _COLUMNS = 512  # of the root of Σ that the loss is taken on
 _ENERGY = 0.999  # of Σ that they must hold; else half of them sketch the rest
@@ -26,7 +27,7 @@ _BATCH = 256
 _MEASURED_ROWS = 4096
 _EPOCHS = 20
 _STEPS = 500  # at least, where there are few rows
-_RATES = {"diagonal": 1e-2, "dense": 1e-3, "bias": 1e-3}
+_RATE = 1e-3  # of dense parameters
 
 
 @torch.no_grad()
@@ -262,12 +263,7 @@ def _cost(layer: StructuredLayer, rows: int) -> int:
 
 def _adam(layer: StructuredLayer, loss_on: Callable[[Tensor], Tensor], count: int, work: int) -> Iterator[int]:
     """Epochs over ``count`` rows in an order of its own, each costing ``work``; yields after each."""
-    groups: dict[str, list[Tensor]] = {kind: [] for kind in _RATES}
-    for name, parameter in layer.named_parameters():
-        groups[layer.kind(name)].append(parameter)
-    optimizer = torch.optim.Adam(
-        [{"params": members, "lr": _RATES[kind]} for kind, members in groups.items() if members]
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(layer, _RATE, 0.0))
     batches = math.ceil(count / _BATCH)
     epochs = max(1, min(max(_EPOCHS, _STEPS // batches), int(4 * _WORK / work)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
