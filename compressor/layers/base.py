@@ -305,17 +305,20 @@ def largest(
     params: int,
     with_size: Callable[[int], Any],
     most: int,
+    *,
+    fits: Callable[[StructuredLayer], bool] = lambda _: True,
 ) -> Any:
     """``with_size(n)`` for the largest n in 1..``most`` whose layer stores at most ``params`` numbers; n = 1 if none.
 
-    ``sides`` are in_features and out_features; the count must not fall as n grows.
+    ``sides`` are in_features and out_features; the count must not fall as n grows. ``fits`` says what else must hold
+    of the layer, and holds of smaller ones too.
     """
     low, high = 1, max(1, most)
     while low < high:
         middle = (low + high + 1) // 2
         with torch.device("meta"):
-            fits = layer(*sides, bias=bias, config=with_size(middle)).params() <= params
-        low, high = (middle, high) if fits else (low, middle - 1)
+            tried = layer(*sides, bias=bias, config=with_size(middle))
+        low, high = (middle, high) if tried.params() <= params and fits(tried) else (low, middle - 1)
     return with_size(low)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric, roots, truncated
-from compressor.layers.base import LayerConfig, Metric, register
+from compressor.layers.base import LayerConfig, Metric, largest, register
 from compressor.layers.factoring import balanced_factors
 from compressor.layers.fitted import FittedLayer, take
 
@@ -160,14 +160,15 @@ def _around(cores: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
 
 def _largest_rank(in_features: int, out_features: int, bias: bool, params: int, base: Any, *, any_work: bool) -> Any:
     sizes = [m * n for _, m, n, _ in base.shapes(in_features, out_features)]
-    low, high = 1, max(min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(len(sizes)))
-    while low < high:
-        middle = (low + high + 1) // 2
-        with torch.device("meta"):
-            layer = TensorTrain(in_features, out_features, bias=bias, config=base.model_copy(update={"rank": middle}))
-        fits = layer.params() <= params and (any_work or layer.macs() <= in_features * out_features)
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return base.model_copy(update={"rank": low})
+    return largest(
+        TensorTrain,
+        (in_features, out_features),
+        bias,
+        params,
+        lambda rank: base.model_copy(update={"rank": rank}),
+        max(min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(len(sizes))),
+        fits=lambda layer: any_work or layer.macs() <= in_features * out_features,
+    )
 
 
 class _Fit:
