@@ -38,11 +38,8 @@ def _capture(module: nn.Module, *, output: bool, every: bool) -> Iterator[list[T
     def after(_module: nn.Module, _inputs: object, out: Tensor) -> None:
         take(out)
 
-    handle = module.register_forward_hook(after) if output else module.register_forward_pre_hook(before)
-    try:
+    with module.register_forward_hook(after) if output else module.register_forward_pre_hook(before):
         yield caught
-    finally:
-        handle.remove()
 
 
 def rows_at(
