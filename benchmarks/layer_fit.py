@@ -7,8 +7,6 @@ under real sentences. One fit each, no training. Judged: a closed form is where 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from facts import RESULTS, facts, keep
+from facts import RESULTS, facts, keep, parser, pyplot, show
 from packages import data_folder, minilm, mnist_in, sentence_pairs
 from torch import Tensor, nn
 from zoo import caffe_lenet
@@ -135,14 +133,9 @@ def polished(fitted: StructuredLayer, layer: Layer) -> float:
 
 def draw(result: dict[str, Any]) -> None:
     """The figure: one panel a layer, error against parameters, a line a family."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("no figure: matplotlib is not installed (extra 'plots')", file=sys.stderr)
+    plt = pyplot()
+    if plt is None:
         return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     layers = list(result["low_rank"])
     figure, grid = plt.subplots(2, 2, figsize=(13, 10), squeeze=False)
     for axes, name in zip(grid.flat, layers, strict=False):
@@ -171,27 +164,24 @@ def failures(rows: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """One table a layer: a line a family, a column a budget."""
     for layer in dict.fromkeys(row["layer"] for row in rows):
-        print(f"\n{layer:24}" + "".join(f"{budget:>18.0%}" for budget in BUDGETS))
+        yield f"\n{layer:24}" + "".join(f"{budget:>18.0%}" for budget in BUDGETS)
         for family in dict.fromkeys(row["family"] for row in rows):
             mine = {row["budget"]: row for row in rows if row["layer"] == layer and row["family"] == family}
             cells = [
                 f"{mine[budget]['error']:.3f} ({mine[budget]['params']:,})" if budget in mine else "–"
                 for budget in BUDGETS
             ]
-            print(f"{family:24}" + "".join(f"{cell:>18}" for cell in cells))
+            yield f"{family:24}" + "".join(f"{cell:>18}" for cell in cells)
 
 
 def main() -> int:
     """Fit, print, keep; 1 when a fit is not what it should be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the LeNet layer at two budgets; nothing is kept")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--families", help="only these, separated by commas; nothing is kept")
-    options = parser.parse_args()
+    arguments = parser(__doc__, quick="the LeNet layer at two budgets; nothing is kept")
+    arguments.add_argument("--families", help="only these, separated by commas; nothing is kept")
+    options = arguments.parse_args()
     entries = [entry for name, entry in methods().items() if name == entry.layer.method]
     if options.families:
         entries = [entry for entry in entries if entry.name in options.families.split(",")]
@@ -214,10 +204,7 @@ def main() -> int:
                 said = f"{rows[-1]['params']:,} params, error {rows[-1]['error']:.3f}, {rows[-1]['seconds']:.1f} s"
                 print(f"{layer.name} {family.name} {budget:.0%}: {said}", file=sys.stderr)
     result = {**facts(options.seed), "wall_time_s": time.monotonic() - started, "low_rank": low_rank, "rows": rows}
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        show(rows)
+    show(result, table(rows), as_json=options.json)
     if not options.quick and not options.families:
         keep("layer_fit", result)
         draw(result)
