@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.layers import Metric, method, solve
+from compressor.layers import Metric, lbfgs, method
 from compressor.layers.blast import BLAST, BLASTConfig, _Fit
 
 
@@ -132,6 +132,6 @@ def test_the_fit_is_about_as_near_as_the_best_of_long_descents_from_random_start
     fit = _Fit(layer, weight, metric)
     for seed in range(4):
         free = [torch.nn.Parameter(0.3 * data(*part.shape, seed=seed)) for part in (layer.u, layer.s, layer.v)]
-        solve._lbfgs(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
+        lbfgs.minimise(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
         ends.append(float((fit.loss(tuple(free)) / fit.total).detach()) ** 0.5)
     assert error(layer, weight, metric) < 1.05 * min(ends)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.layers import Metric, method, solve
+from compressor.layers import Metric, lbfgs, method
 from compressor.layers.monarch import Monarch, MonarchConfig, _Fit
 
 
@@ -118,7 +118,7 @@ def test_the_fit_is_as_near_as_the_best_of_long_descents_from_random_starts() ->
         free = [torch.nn.Parameter(data(*f.shape[:2], seed).new_zeros(f.shape)) for f in fit.start(fit.own)]
         for part in free:
             part.data = 0.3 * data(1, part.numel(), seed).reshape(part.shape)
-        solve._lbfgs(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
+        lbfgs.minimise(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
         ends.append(float((fit.loss(tuple(free)) / fit.total).detach()) ** 0.5)
     layer = Monarch.from_dense(weight, None, method("monarch").config({"blocks": 4}), metric)
     assert metric.relative_error(weight, layer.dense()[0].detach()) < 1.02 * min(ends)

@@ -14,16 +14,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.layers.alternating import (
-    Factors,
-    balanced,
-    descend,
-    leading_vectors,
-    least_squares_step,
-    padded_metric,
-)
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, register
 from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.truncation import balanced, leading_vectors
 
 _MOST_BLOCKS = 8
 _DEFAULT_FRACTION = 0.25

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, register
 from compressor.layers.fitted import FittedLayer, take
-from compressor.layers.least_squares import conjugate_gradient, never_singular, solve_normal
 from compressor.layers.onnx_fourier import circulant_functions, circulant_node
+from compressor.layers.semidefinite import conjugate_gradients, damped, solve, steps_for
 from compressor.layers.sizes import smooth_size
-from compressor.layers.solve import leading, refine_linear
+from compressor.layers.solve import refine_linear
+from compressor.layers.truncation import leading
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Circulant(FittedLayer):
         return [{"terms": 2}, {"terms": 3, "seed": 5, "size": 71}, {"signs": "learned"}]
 
     def fit_map(self, weight: Tensor, metric: Metric) -> None:
-        wanted, sigma = weight.double(), never_singular(metric.covariance)
+        wanted, sigma = weight.double(), damped(metric.covariance.double())
         if isinstance(self.s, nn.Parameter):
             take((self.c, self.s), _cut(wanted, sigma, *self.c.shape))
             refine_linear(self, weight, metric, order=2)
@@ -154,18 +155,19 @@ def _nearest(weight: Tensor, sigma: Tensor, signs: Tensor, n: int) -> Tensor:
     terms, out_features = len(signs), len(weight)
     if terms * n <= _DIRECT_UNKNOWNS:
         aim = signs @ _along_diagonals(weight @ sigma, n).T  # (T, n)
-        return solve_normal(_normal_matrix(sigma, signs, out_features, n), aim.reshape(-1, 1)).reshape(terms, n)
-    factor = torch.linalg.cholesky(never_singular((signs * sigma.diagonal()) @ signs.T))
+        h = _normal_matrix(sigma, signs, out_features, n)
+        return solve(h, aim.reshape(-1, 1), refined=True).reshape(terms, n)
+    factor = torch.linalg.cholesky(damped((signs * sigma.diagonal()) @ signs.T))
     weight, sigma, signs = weight.float(), sigma.float(), signs.float()
 
     def product(c: Tensor) -> Tensor:
         return signs @ _along_diagonals(_expand(c, signs, out_features) @ sigma, n).T
 
-    return conjugate_gradient(
+    return conjugate_gradients(
         product,
         signs @ _along_diagonals(weight @ sigma, n).T,
         lambda c: torch.cholesky_solve(c.double(), factor).to(c),
-        macs=out_features * sigma.numel() + 2 * n * signs.numel(),
+        steps=steps_for(out_features * sigma.numel() + 2 * n * signs.numel()),
     ).double()
 
 

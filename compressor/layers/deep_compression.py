@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from compressor.layers import huffman
 from compressor.layers.base import LayerConfig, Metric, register
 from compressor.layers.fitted import FittedLayer
-from compressor.layers.normal import shared_values
 from compressor.layers.onnx_sparse import sparse_functions, sparse_node
 from compressor.layers.positions import Positions, count_of
+from compressor.layers.shared import shared_values
 from compressor.layers.subset import best_subset
 
 if TYPE_CHECKING:

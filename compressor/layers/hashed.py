@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, register
 from compressor.layers.fitted import FittedLayer, take
-from compressor.layers.normal import shared_values
 from compressor.layers.onnx_body import Body, call
+from compressor.layers.shared import shared_values
 
 if TYPE_CHECKING:
     import onnx

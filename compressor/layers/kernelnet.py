@@ -26,9 +26,10 @@ from compressor.layers import grid as grids
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, largest, register
 from compressor.layers.fitted import FittedLayer
-from compressor.layers.semidefinite import factors, solve
+from compressor.layers.semidefinite import solve
 from compressor.layers.solve import fit_linear
 from compressor.layers.svd import SVD
+from compressor.layers.truncation import factors
 
 _U, _V, _SCALES = 100, 101, 102  # streams of the seed (normals take two each: 200 to 205)
 _RADIAL = ("gaussian", "finite")

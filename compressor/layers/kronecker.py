@@ -15,18 +15,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.layers.alternating import (
-    Factors,
-    balanced,
-    descend,
-    least_squares_step,
-    padded_metric,
-    roots,
-    truncated,
-)
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric, roots
 from compressor.layers.base import LayerConfig, Metric, register
 from compressor.layers.factoring import near_factor
 from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.truncation import balanced, truncated
 
 _FILLED = 0.9  # of the most that can be used of a budget: of the factors that reach it, those with most terms
 

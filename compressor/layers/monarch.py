@@ -18,17 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.layers.alternating import (
-    Factors,
-    balanced,
-    damped,
-    descend,
-    least_squares_step,
-    left_vectors,
-    padded_metric,
-)
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric
 from compressor.layers.base import LayerConfig, Metric, largest, register
 from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.semidefinite import damped
+from compressor.layers.truncation import balanced, left_vectors
 
 
 class MonarchConfig(LayerConfig):

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, register
 from compressor.layers.features import FeatureConfig, FeatureLayer
-from compressor.layers.least_squares import conjugate_gradient, never_singular, solve_normal
 from compressor.layers.onnx_phd import phd_functions, phd_node
+from compressor.layers.semidefinite import conjugate_gradients, damped, solve, steps_for
 from compressor.layers.sizes import power_of_two
 from compressor_kernels import dispatch
 
@@ -118,7 +118,7 @@ class PHD(FeatureLayer):
     @torch.no_grad()
     def fit_map(self, weight: Tensor, metric: Metric) -> None:
         """The optimum: row i of P minimises ``‖(w_i − p_i H D) Σ^½‖`` over its own positions."""
-        sigma = never_singular(metric.covariance)
+        sigma = damped(metric.covariance.double())
         seen = self._mixed(sigma)  # Σ (H D)ᵀ, (in, d)
         aim = weight.double() @ seen  # (out, d)
         gram = self._mixed(seen.T)  # H D Σ (H D)ᵀ, (d, d)
@@ -135,7 +135,8 @@ def _nearest_rows(gram: Tensor, aim: Tensor, positions: Tensor) -> Tensor:
     if rows * count**3 / 6 <= _DIRECT_MACS:
         chunks = torch.split(torch.arange(rows), max(1, _SOLVED_AT_ONCE // count**2))
         found = [
-            solve_normal(gram[positions[i][:, :, None], positions[i][:, None, :]], wanted[i][..., None]) for i in chunks
+            solve(gram[positions[i][:, :, None], positions[i][:, None, :]], wanted[i][..., None], refined=True)
+            for i in chunks
         ]
         return torch.cat(found)[..., 0]
     gram = gram.float()
@@ -145,4 +146,5 @@ def _nearest_rows(gram: Tensor, aim: Tensor, positions: Tensor) -> Tensor:
         whole = torch.zeros(rows, len(gram), dtype=v.dtype).scatter_(1, positions, v)
         return (whole @ gram).gather(1, positions)
 
-    return conjugate_gradient(product, wanted.float(), lambda v: v / diagonal, macs=rows * gram.numel()).double()
+    steps = steps_for(rows * gram.numel())
+    return conjugate_gradients(product, wanted.float(), lambda v: v / diagonal, steps=steps).double()

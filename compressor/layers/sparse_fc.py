@@ -22,10 +22,10 @@ from compressor.errors import CompressorError
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
 from compressor.layers.fitted import FittedLayer, fit_from_dense
-from compressor.layers.normal import damped
 from compressor.layers.pruned import Pruned
-from compressor.layers.semidefinite import factors
+from compressor.layers.semidefinite import unit_covariance
 from compressor.layers.subset import largest_entries, refit
+from compressor.layers.truncation import factors
 
 _U, _V = 103, 104  # streams of the seed (normals take two each: 206 to 209)
 _NEAR = 1e-3  # standard deviation of the places at the start (the authors')
@@ -130,7 +130,7 @@ class SparseFC(FittedLayer):
         size = metric.covariance.diagonal().double().clamp_min(0).sqrt()
         mask = self._place(w.abs() * size)
         k = self.kernel().double()
-        values = refit(w, damped(metric), mask)
+        values = refit(w, unit_covariance(metric), mask)
         self.factors.copy_(torch.where(mask, values / torch.where(mask, k, 1.0), 0.0))
 
     def _place(self, importance: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
 from compressor.layers.fitted import fit_from_dense
+from compressor.layers.semidefinite import damped
 from compressor.layers.solve import wanted_offset
 
 _DEFAULT_FRACTION = 0.25
-_NULL_SPACE = 1e-10  # of the mean of Σ's diagonal: directions never seen are ordered by W alone
 
 
 class SVDConfig(LayerConfig):
@@ -122,8 +122,7 @@ class SVD(StructuredLayer):
 
 def _left(w: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
     """Left singular vectors and values of ``W Σ^½``, through the smaller of the two symmetric problems."""
-    sigma = metric.covariance.double()
-    sigma = sigma + _NULL_SPACE * sigma.diagonal().mean() * torch.eye(len(sigma), dtype=sigma.dtype)
+    sigma = damped(metric.covariance.double())  # directions never seen are ordered by W alone
     if len(w) > len(sigma):
         u, s, _ = torch.linalg.svd(w @ Metric(sigma, metric.mean).root(), full_matrices=False)
         return u, s

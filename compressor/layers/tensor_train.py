@@ -19,10 +19,11 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError
-from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric, roots, truncated
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric, roots
 from compressor.layers.base import LayerConfig, Metric, largest, register
 from compressor.layers.factoring import balanced_factors
 from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.truncation import truncated
 
 _ORDERS = (3, 2)  # the first where nothing is asked for
 

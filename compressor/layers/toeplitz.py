@@ -22,7 +22,8 @@ from compressor.layers.base import LayerConfig, Metric, register
 from compressor.layers.fitted import FittedLayer
 from compressor.layers.onnx_fourier import toeplitz_functions, toeplitz_node
 from compressor.layers.sizes import smooth_size
-from compressor.layers.solve import leading, missed_energy, refine_linear
+from compressor.layers.solve import missed_energy, refine_linear
+from compressor.layers.truncation import leading
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
