@@ -123,7 +123,8 @@ def polished(fitted: StructuredLayer, layer: Layer) -> float:
     root, weight = layer.metric.root(), layer.weight.double()
     total = (weight @ root).square().sum()
     trained = [parameter for name, parameter in fitted.named_parameters() if fitted.kind(name) != "bias"]
-    optimizer = torch.optim.LBFGS(trained, max_iter=25, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0)
+    never = {"tolerance_grad": 0.0, "tolerance_change": 0.0}  # stop early
+    optimizer = torch.optim.LBFGS(trained, max_iter=25, line_search_fn="strong_wolfe", **never)
 
     def closure() -> Tensor:
         optimizer.zero_grad()

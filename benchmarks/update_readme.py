@@ -95,18 +95,21 @@ def lenet(name: str = "caffe_lenet") -> str:
         return "_not measured yet: `make bench`_"
     result = json.loads(path.read_text(encoding="utf-8"))
     lines = [
-        "| Caffe LeNet on MNIST | dense parameters | smaller | bytes | MACs | test error | ms, batch 1, onnxruntime |",
+        "| Caffe LeNet on MNIST | dense parameters | smaller | ONNX bytes | MACs | test error | ms, onnxruntime |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    dense = result["rows"][0]["dense_params"]
+    original = result["rows"][0]
+    dense = original["dense_params"]
     for row in result["rows"]:
         counted = f"{row['dense_params']:,}" if row["dense_params"] else "–"
         ratio = f"{dense / row['dense_params']:.1f}×" if row["dense_params"] else "–"
-        latency = f"{row['latency_ms']:.3f}" if row.get("latency_ms") else "–"
-        size, macs = (f"{row[key]:,}" if row.get(key) else "–" for key in ("safetensors_bytes", "macs"))
+        slower = ", slower" if row["latency_ms"] > original["latency_ms"] else ""
+        latency = f"{row['latency_ms']:.3f}{slower}"
+        size, macs = (f"{row[key]:,}" if row.get(key) else "–" for key in ("onnx_bytes", "macs"))
         cells = (row["name"], counted, ratio, size, macs, f"{row['error']:.2%}", latency)
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _machine(result)])
+    how = f"{result['epochs']} epochs each, `--train {' --train '.join(result['training'])}`; the original as it came."
+    return "\n".join([*lines, "", how, _machine(result)])
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -150,7 +153,8 @@ def _count(name: str, before: int, after: int) -> tuple[str, str, str, str]:
 
 def _machine(result: dict) -> str:
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "onnxruntime"))
-    return f"{result['machine']['processor']}, one thread for latency (median), {versions}, seed {result['seed']}."
+    machine = f"{result['machine']['processor']}, latency at batch 1 on one thread (median)"
+    return f"{machine}, {versions}, seed {result['seed']}."
 
 
 def _first_sentence(text: str | None) -> str:
