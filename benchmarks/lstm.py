@@ -61,9 +61,8 @@ def measure(methods: list[str], rank: int, quick: bool, seed: int) -> dict[str, 
     ]
     (x, labels), (test_x, test_labels) = parts
     model = train(x[: len(x) // step], labels[: len(x) // step], 2 if quick else 10, seed)
-    recipe = make_recipe(
-        method=methods[0], settings={"rank": rank}, target=("lstm",), epochs=1 if quick else 4, seed=seed
-    )
+    epochs = 1 if quick else 4
+    recipe = make_recipe(method=methods[0], settings={"rank": rank}, target=("lstm",), epochs=epochs, seed=seed)
     few = slice(0, 1000 if quick else 20000)
     held = slice(0, 1000 if quick else None)
     result = compare(
@@ -71,7 +70,7 @@ def measure(methods: list[str], rank: int, quick: bool, seed: int) -> dict[str, 
     )
     report = result.report
     rows = [{**row(name, side), "error": side.error} for name, side, _ in sides(report)]
-    return {**facts(seed), "rank": rank, "wall_time_s": report.wall_time_s, "rows": rows}
+    return {**facts(seed), "rank": rank, "epochs": epochs, "wall_time_s": report.wall_time_s, "rows": rows}
 
 
 def main() -> int:
