@@ -125,6 +125,7 @@ def test_each_part_reaches_the_least_squares_optimum_for_the_others(part: str) -
     torch.testing.assert_close((seen(values[part]) - seen(others) - aim).norm(), optimum)
 
 
+@pytest.mark.slow
 def test_the_fit_is_about_as_near_as_the_best_of_long_descents_from_random_starts() -> None:
     weight, metric, ends = data(16, 16), metric_of(16), []
     config = method("blast").config({"blocks": 4, "rank": 4})

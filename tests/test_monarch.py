@@ -111,6 +111,7 @@ def test_the_second_factor_is_the_least_squares_optimum_for_the_first() -> None:
     assert float(reached) == pytest.approx(missed)
 
 
+@pytest.mark.slow
 def test_the_fit_is_as_near_as_the_best_of_long_descents_from_random_starts() -> None:
     weight, metric = data(16, 16), metric_of(16)
     fit, ends = _Fit(Monarch(16, 16, bias=False, blocks=4).double(), weight, metric), []

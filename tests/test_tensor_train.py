@@ -178,6 +178,7 @@ def test_the_last_core_is_the_least_squares_optimum_for_the_others() -> None:
     torch.testing.assert_close((seen(cores[-1]) - aim).norm(), (columns @ free - aim).norm())
 
 
+@pytest.mark.slow
 def test_the_fit_is_about_as_near_as_the_best_of_long_descents_from_random_starts() -> None:
     weight, metric, ends = data(16, 16), metric_of(16), []
     layer = TensorTrain.from_dense(weight, None, method("tensor_train").config({"rank": 4}), metric)
