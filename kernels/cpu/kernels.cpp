@@ -3,6 +3,7 @@
 
 #include "simd.h"
 
+#include "acdc.h"
 #include "matrix.h"
 
 namespace ck::CK_ISA {
@@ -15,6 +16,8 @@ const Kernels& table() {
       .name = CK_TEXT(CK_ISA),
       .lanes = LANES,
       .matrix = matrix,
+      .acdc_scratch = acdc_scratch,
+      .acdc_forward = acdc_forward,
   };
   return kernels;
 }

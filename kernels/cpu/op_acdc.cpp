@@ -1,6 +1,7 @@
 // ck_acdc_forward_f32: the checks at the edge, and the rows shared out among threads.
 #include <cmath>
 
+#include "cosine.h"
 #include "parallel.h"
 #include "table.h"
 #include "tables.h"
@@ -49,6 +50,16 @@ extern "C" int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float
   using namespace ck;
   if (!cascade || !is_valid(*cascade) || rows < 0 || (rows && (!x || !y))) return CK_ERROR_ARGUMENT;
   if (cascade->flags & CK_ACDC_SEPARABLE) return CK_ERROR_UNSUPPORTED;
+  if (CosinePlan::supports(cascade->n))
+    return guarded([&] {
+      const CosineView plan = cached<int64_t, CosinePlan>(cascade->n).view();
+      for_rows(pool, threads, rows, kernels().lanes, [&](int64_t first, int64_t last) {
+        float* memory = scratch(static_cast<size_t>(kernels().acdc_scratch(*cascade, plan)));
+        kernels().acdc_forward(
+            {cascade, plan, x + first * x_stride, y + first * y_stride, last - first, x_stride, y_stride, memory});
+      });
+      return static_cast<int>(CK_OK);
+    });
   return guarded([&] {
     const DctMatrix& table = cached<int64_t, DctMatrix>(cascade->n);
     for_rows(pool, threads, rows, kernels().lanes, [&](int64_t first, int64_t last) {

@@ -42,20 +42,8 @@ CK_INLINE V splat(float s) {
 
 CK_INLINE V zero() { return splat(0.0f); }
 
-CK_INLINE V max(V x, V y) {
-#if LANES == 16
-  return _mm512_max_ps(x, y);
-#elif LANES == 8
-  return _mm256_max_ps(x, y);
-#elif defined(__x86_64__)
-  return _mm_max_ps(x, y);
-#else
-  return vmaxq_f32(x, y);
-#endif
-}
-
 // ReLU as torch has it: NaN stays NaN.
-CK_INLINE V relu(V x) { return max(zero(), x); }
+CK_INLINE V relu(V x) { return zero() > x ? zero() : x; }
 
 // The sum of the lanes, always in the same order.
 CK_INLINE float sum(V v) {

@@ -18,10 +18,53 @@ struct MatrixCall {
   int64_t matrix_stride;
 };
 
+// One pass over blocks of radix * step complex numbers. Its twiddle factors: for each j < step, radix - 1 of (cos, sin).
+struct Pass {
+  int64_t radix, step;
+  const float* twiddles;
+};
+
+// After the first pass, one or two blocks that share quads and are finished together; the second is -1 for one alone.
+struct Family {
+  int64_t blocks[2];
+  int64_t first_pair, last_pair;
+};
+
+// A CosinePlan's tables (cosine.h tells what they mean), without a class of the standard library.
+struct CosineView {
+  int64_t n, m;
+  bool fused;  // the innermost pass has radix 4 and stands in `pairs`, not in `passes`
+  const Pass* passes;
+  int64_t pass_count;
+  int64_t quads;            // in the order in which they are visited
+  const int32_t* position;  // (quads, 2): of Z_k and Z_{M-k} in the transformed data
+  const int32_t* index;     // (quads, 4): which coefficients of the DCT they give; -1: none
+  const float* matrix;      // (8, quads): alpha, beta, alpha', beta', each re and im
+  const int32_t* pairs;     // (., 2): the first numbers of two groups of 4 with 4 quads; -1 second: one group with 2
+  const Family* families;
+  int64_t family_count;
+};
+
+// The index of h that stands at v[slot], and the reverse.
+inline int64_t makhoul_source(int64_t slot, int64_t n) { return 2 * slot < n ? 2 * slot : 2 * (n - slot) - 1; }
+inline int64_t makhoul_slot(int64_t index, int64_t n) { return index & 1 ? n - 1 - (index >> 1) : index >> 1; }
+
+// A cascade over some rows. `scratch` has `acdc_scratch` floats, aligned to 64 bytes.
+struct AcdcCall {
+  const ck_acdc* cascade;
+  CosineView plan;
+  const float* x;
+  float* y;
+  int64_t rows, x_stride, y_stride;
+  float* scratch;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
   void (*matrix)(const MatrixCall&);
+  int64_t (*acdc_scratch)(const ck_acdc&, const CosineView&);
+  void (*acdc_forward)(const AcdcCall&);
 };
 
 namespace sse4 {

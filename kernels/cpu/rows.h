@@ -1,0 +1,46 @@
+// W rows of a matrix on the lanes of vectors, and back. Entry i of all rows is one vector.
+#pragma once
+
+#include "simd.h"
+#include "table.h"
+
+namespace ck::CK_ISA {
+
+// `rows` <= W rows of `columns` entries into the slots of `n` vectors, in Makhoul's order; what is missing is zero.
+static void enter_rows(const float* x, int64_t rows, int64_t stride, int64_t columns, int64_t n, float* v) {
+  int64_t i = 0;
+  if (rows == W) {
+    for (; i + W <= columns; i += W) {
+      V r[W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; j++) r[j] = loadu(x + j * stride + i);
+      transpose(r);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; j++) store(v + W * makhoul_slot(i + j, n), r[j]);
+    }
+  }
+  for (; i < n; i++) {
+    float* to = v + W * makhoul_slot(i, n);
+    for (int64_t j = 0; j < W; j++) to[j] = i < columns && j < rows ? x[j * stride + i] : 0.0f;
+  }
+}
+
+static void leave_rows(const float* v, int64_t n, float* y, int64_t rows, int64_t stride, int64_t columns) {
+  int64_t i = 0;
+  if (rows == W) {
+    for (; i + W <= columns; i += W) {
+      V r[W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; j++) r[j] = load(v + W * makhoul_slot(i + j, n));
+      transpose(r);
+#pragma GCC unroll 16
+      for (int j = 0; j < W; j++) storeu(y + j * stride + i, r[j]);
+    }
+  }
+  for (; i < columns; i++) {
+    const float* from = v + W * makhoul_slot(i, n);
+    for (int64_t j = 0; j < rows; j++) y[j * stride + i] = from[j];
+  }
+}
+
+}  // namespace ck::CK_ISA
