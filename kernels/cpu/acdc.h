@@ -4,7 +4,7 @@
 // maps between them stand in the order of reversed digits. The rows stay on the lanes from the first member to the last.
 #pragma once
 
-#include "butterfly.h"
+#include "outer.h"
 #include "quads.h"
 #include "rows.h"
 
@@ -19,8 +19,8 @@ struct Member {
 
 static int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-// The scratch: two buffers of n + 2 vectors, then for each member maps, a and slots.
-static int64_t buffer_floats(const CosineView& plan) { return padded((plan.n + 2) * W) + 64; }
+// The scratch: two buffers, then for each member maps, a and slots.
+static int64_t buffer_floats(const CosineView& plan) { return padded(plan.vectors * W); }
 static int64_t member_floats(const CosineView& plan) { return padded(plan.quads * MAP) + 2 * padded(plan.n); }
 
 static int64_t acdc_scratch(const ck_acdc& cascade, const CosineView& plan) {
@@ -41,7 +41,7 @@ static void pack_member(const ck_acdc& c, const CosineView& plan, int64_t k, flo
   if (!k || !c.permutation) return;
   uint32_t* slot = reinterpret_cast<uint32_t*>(a + padded(n));
   for (int64_t s = 0; s < n; s++)
-    slot[s] = static_cast<uint32_t>(makhoul_slot(permuted(c, (k - 1) * n + makhoul_source(s, n)), n));
+    slot[s] = plan.slot[permuted(c, (k - 1) * n + makhoul_source(s, n))];
 }
 
 static Member packed_member(const ck_acdc& c, const CosineView& plan, int64_t k, const float* tables) {
@@ -54,42 +54,35 @@ static Member packed_member(const ck_acdc& c, const CosineView& plan, int64_t k,
 
 // All passes but the first and last, and the maps between them; one family of blocks after the other stays in the cache.
 static void middle(const CosineView& plan, const float* maps, float* z) {
-  const int64_t block = plan.passes[0].step;
+  const int64_t block = plan.passes[0].step, stride = plan.passes[0].stride;
   for (int64_t f = 0; f < plan.family_count; f++) {
     const Family& family = plan.families[f];
     for (int64_t side = 0; side < 2; side++) {
       if (family.blocks[side] < 0) continue;
-      float* start = z + 2 * W * block * family.blocks[side];
-      for (int64_t i = 1; i < plan.pass_count; i++) {
-        const Pass& pass = plan.passes[i];
-        for (int64_t at = 0; at < block; at += pass.radix * pass.step)
-          forward_pass(pass.radix, start + 2 * W * at, pass.step, pass.twiddles);
-      }
+      float* start = z + 2 * W * stride * family.blocks[side];
+      for (int64_t i = 1; i < plan.pass_count; i++)
+        forward_pass(plan.passes[i], start, block);
     }
     maps = map_pairs(plan, family.first_pair, family.last_pair, z, maps);
     for (int64_t side = 0; side < 2; side++) {
       if (family.blocks[side] < 0) continue;
-      float* start = z + 2 * W * block * family.blocks[side];
-      for (int64_t i = plan.pass_count - 1; i > 0; i--) {
-        const Pass& pass = plan.passes[i];
-        for (int64_t at = 0; at < block; at += pass.radix * pass.step)
-          backward_pass(pass.radix, start + 2 * W * at, pass.step, pass.twiddles);
-      }
+      float* start = z + 2 * W * stride * family.blocks[side];
+      for (int64_t i = plan.pass_count - 1; i > 0; i--)
+        backward_pass(plan.passes[i], start, block);
     }
   }
 }
 
 static void middle_unfused(const CosineView& plan, const float* maps, float* z) {
-  for (int64_t i = 1; i < plan.pass_count; i++) {
-    const Pass& pass = plan.passes[i];
-    for (int64_t at = 0; at < plan.m; at += pass.radix * pass.step)
-      forward_pass(pass.radix, z + 2 * W * at, pass.step, pass.twiddles);
+  const int64_t block = plan.passes[0].step;
+  for (int64_t part = 0; part < plan.passes[0].radix; part++) {
+    float* start = z + 2 * W * plan.passes[0].stride * part;
+    for (int64_t i = 1; i < plan.pass_count; i++) forward_pass(plan.passes[i], start, block);
   }
   map_quads(plan, z, maps);
-  for (int64_t i = plan.pass_count - 1; i > 0; i--) {
-    const Pass& pass = plan.passes[i];
-    for (int64_t at = 0; at < plan.m; at += pass.radix * pass.step)
-      backward_pass(pass.radix, z + 2 * W * at, pass.step, pass.twiddles);
+  for (int64_t part = 0; part < plan.passes[0].radix; part++) {
+    float* start = z + 2 * W * plan.passes[0].stride * part;
+    for (int64_t i = plan.pass_count - 1; i > 0; i--) backward_pass(plan.passes[i], start, block);
   }
 }
 
@@ -98,18 +91,18 @@ static void acdc_forward(const AcdcCall& call) {
   const CosineView& plan = call.plan;
   float *h = call.scratch, *z = h + buffer_floats(plan), *tables = z + buffer_floats(plan);
   for (int64_t k = 0; k < c.k; k++) pack_member(c, plan, k, tables + k * member_floats(plan));
-  for (int64_t i = 0; i < 2 * W; i++) z[plan.n * W + i] = 0.0f;
+  for (int64_t i = 0; i < 2 * W; i++) z[(plan.vectors - 2) * W + i] = 0.0f;  // the number beside an odd m
   const Pass& outer = plan.passes[0];
   for (int64_t row = 0; row < call.rows; row += W) {
     const int64_t rows = call.rows - row < W ? call.rows - row : W;
-    enter_rows(call.x + row * call.x_stride, rows, call.x_stride, c.columns_in, plan.n, h);
+    enter_rows(call.x + row * call.x_stride, rows, call.x_stride, c.columns_in, plan, h);
     for (int64_t k = 0; k < c.k; k++) {
       const Member member = packed_member(c, plan, k, tables);
-      first_pass(outer.radix, {h, member.slot, member.a}, z, outer.step, outer.twiddles);
+      first_pass({h, member.slot, member.a}, z, outer);
       (plan.fused ? middle : middle_unfused)(plan, member.maps, z);
-      last_pass(outer.radix, z, h, outer.step, outer.twiddles, c.flags & CK_ACDC_RELU && k + 1 < c.k);
+      last_pass(z, h, outer, c.flags & CK_ACDC_RELU && k + 1 < c.k);
     }
-    leave_rows(h, plan.n, call.y + row * call.y_stride, rows, call.y_stride, c.columns_out);
+    leave_rows(h, plan, call.y + row * call.y_stride, rows, call.y_stride, c.columns_out);
   }
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "simd.h"
+#include "table.h"
 
 namespace ck::CK_ISA {
 
@@ -130,64 +131,31 @@ CK_INLINE void backward_column(V* re, V* im, const float* twiddles) {
 }
 
 template <int R>
-static void forward_pass(float* z, int64_t step, const float* twiddles) {
-  for (int64_t j = 0; j < step; j++, z += 2 * W, twiddles += 2 * (R - 1)) {
-    V re[R], im[R];
+static void forward_pass(float* z, int64_t length, int64_t step, const float* twiddles) {
+  for (const float* end = z + 2 * W * length; z < end; z += 2 * W * (R - 1) * step) {
+    const float* t = twiddles;
+    for (int64_t j = 0; j < step; j++, z += 2 * W, t += 2 * (R - 1)) {
+      V re[R], im[R];
 #pragma GCC unroll 8
-    for (int i = 0; i < R; i++) re[i] = load(z + 2 * W * step * i), im[i] = load(z + 2 * W * step * i + W);
-    forward_column<R>(re, im, twiddles);
+      for (int i = 0; i < R; i++) re[i] = load(z + 2 * W * step * i), im[i] = load(z + 2 * W * step * i + W);
+      forward_column<R>(re, im, t);
 #pragma GCC unroll 8
-    for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);
+      for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);
+    }
   }
 }
 
 template <int R>
-static void backward_pass(float* z, int64_t step, const float* twiddles) {
-  for (int64_t j = 0; j < step; j++, z += 2 * W, twiddles += 2 * (R - 1)) {
-    V re[R], im[R];
+static void backward_pass(float* z, int64_t length, int64_t step, const float* twiddles) {
+  for (const float* end = z + 2 * W * length; z < end; z += 2 * W * (R - 1) * step) {
+    const float* t = twiddles;
+    for (int64_t j = 0; j < step; j++, z += 2 * W, t += 2 * (R - 1)) {
+      V re[R], im[R];
 #pragma GCC unroll 8
-    for (int i = 0; i < R; i++) re[i] = load(z + 2 * W * step * i), im[i] = load(z + 2 * W * step * i + W);
-    backward_column<R>(re, im, twiddles);
+      for (int i = 0; i < R; i++) re[i] = load(z + 2 * W * step * i), im[i] = load(z + 2 * W * step * i + W);
+      backward_column<R>(re, im, t);
 #pragma GCC unroll 8
-    for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);
-  }
-}
-
-// Where the first pass finds its vectors, and by what they are multiplied: v[s] = a[s] h[slot[s]].
-struct Source {
-  const float* h;
-  const uint32_t* slot;  // NULL: slot[s] = s
-  const float* a;        // NULL: 1
-};
-
-template <int R, bool IS_MOVED, bool IS_SCALED>
-static void first_pass(const Source& source, float* z, int64_t step, const float* twiddles) {
-  for (int64_t j = 0; j < step; j++, z += 2 * W, twiddles += 2 * (R - 1)) {
-    V re[R], im[R];
-#pragma GCC unroll 8
-    for (int i = 0; i < R; i++) {
-      const int64_t s = 2 * (j + i * step);
-      re[i] = load(source.h + W * (IS_MOVED ? source.slot[s] : s));
-      im[i] = load(source.h + W * (IS_MOVED ? source.slot[s + 1] : s + 1));
-      if (IS_SCALED) re[i] *= splat(source.a[s]), im[i] *= splat(source.a[s + 1]);
-    }
-    forward_column<R>(re, im, twiddles);
-#pragma GCC unroll 8
-    for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);
-  }
-}
-
-template <int R, bool IS_RELU>
-static void last_pass(const float* z, float* h, int64_t step, const float* twiddles) {
-  for (int64_t j = 0; j < step; j++, z += 2 * W, h += 2 * W, twiddles += 2 * (R - 1)) {
-    V re[R], im[R];
-#pragma GCC unroll 8
-    for (int i = 0; i < R; i++) re[i] = load(z + 2 * W * step * i), im[i] = load(z + 2 * W * step * i + W);
-    backward_column<R>(re, im, twiddles);
-#pragma GCC unroll 8
-    for (int i = 0; i < R; i++) {
-      store(h + 2 * W * step * i, IS_RELU ? relu(re[i]) : re[i]);
-      store(h + 2 * W * step * i + W, IS_RELU ? relu(im[i]) : im[i]);
+      for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);
     }
   }
 }
@@ -203,30 +171,14 @@ static void last_pass(const float* z, float* h, int64_t step, const float* twidd
     default: { constexpr int R = 1; call; } break; \
   }
 
-CK_INLINE void forward_pass(int64_t radix, float* z, int64_t step, const float* twiddles) {
-  CK_EACH_RADIX(radix, forward_pass<R>(z, step, twiddles))
+// All blocks of a pass but the outermost, side by side in `length` numbers.
+CK_INLINE void forward_pass(const Pass& pass, float* z, int64_t length) {
+  CK_EACH_RADIX(pass.radix, forward_pass<R>(z, length, pass.step, pass.twiddles))
 }
 
-CK_INLINE void backward_pass(int64_t radix, float* z, int64_t step, const float* twiddles) {
-  CK_EACH_RADIX(radix, backward_pass<R>(z, step, twiddles))
-}
-
-CK_INLINE void first_pass(int64_t radix, const Source& source, float* z, int64_t step, const float* twiddles) {
-  if (source.slot) {
-    CK_EACH_RADIX(radix, (first_pass<R, true, true>(source, z, step, twiddles)))
-  } else if (source.a) {
-    CK_EACH_RADIX(radix, (first_pass<R, false, true>(source, z, step, twiddles)))
-  } else {
-    CK_EACH_RADIX(radix, (first_pass<R, false, false>(source, z, step, twiddles)))
-  }
-}
-
-CK_INLINE void last_pass(int64_t radix, const float* z, float* h, int64_t step, const float* twiddles, bool is_relu) {
-  if (is_relu) {
-    CK_EACH_RADIX(radix, (last_pass<R, true>(z, h, step, twiddles)))
-  } else {
-    CK_EACH_RADIX(radix, (last_pass<R, false>(z, h, step, twiddles)))
-  }
+// All blocks of a pass but the outermost, side by side in `length` numbers.
+CK_INLINE void backward_pass(const Pass& pass, float* z, int64_t length) {
+  CK_EACH_RADIX(pass.radix, backward_pass<R>(z, length, pass.step, pass.twiddles))
 }
 
 }  // namespace ck::CK_ISA

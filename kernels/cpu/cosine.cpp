@@ -23,20 +23,21 @@ bool CosinePlan::supports(int64_t n) {
   return rest == 1;
 }
 
-CosinePlan::CosinePlan(int64_t length) : n(length), m(length / 2) {
-  choose_passes();
+CosinePlan::CosinePlan(const Key& key) : n(key.n), m(key.n / 2) {
+  choose_passes(key.radix);
   fill_twiddles();
   fill_quads();
   fill_matrix();
+  pad();
 }
 
 CosineView CosinePlan::view() const {
-  return {n, m, fused, passes.data(), static_cast<int64_t>(passes.size()), quads, position.data(), index.data(),
-          matrix.get(), pairs.data(), families.data(), static_cast<int64_t>(families.size())};
+  return {n, m, vectors, fused, passes.data(), static_cast<int64_t>(passes.size()), quads, position.data(), index.data(),
+          matrix.get(), pairs.data(), slot.data(), families.data(), static_cast<int64_t>(families.size())};
 }
 
-// Outermost first: the powers of two as 8 and 4, then the odd primes, and 4 innermost where it fits.
-void CosinePlan::choose_passes() {
+// Outermost first: the powers of two (an 8 before any 4), then the odd primes, and 4 innermost where it fits.
+void CosinePlan::choose_passes(int64_t radix) {
   fused = m % 4 == 0;
   int64_t rest = fused ? m / 4 : m;
   int bits = 0;
@@ -45,14 +46,18 @@ void CosinePlan::choose_passes() {
   for (int64_t prime : {7, 5, 3})
     while (rest % prime == 0) rest /= prime, odd.push_back(prime);
   while (bits > 0) {
-    const int take = bits >= 5 || bits == 3 ? 3 : bits >= 2 ? 2 : 1;
+    const bool is_eight = radix == 8 ? bits >= 5 || bits == 3 : bits % 2 && bits > 1 && radices_.empty();
+    const int take = is_eight ? 3 : bits >= 2 ? 2 : 1;
     radices_.push_back(int64_t{1} << take);
     bits -= take;
   }
   radices_.insert(radices_.end(), odd.begin(), odd.end());
   if (radices_.empty()) radices_.push_back(1);
   int64_t step = m;
-  for (int64_t radix : radices_) passes.push_back({radix, step /= radix, nullptr});
+  for (int64_t radix : radices_) {
+    step /= radix;
+    passes.push_back({radix, step, passes.empty() ? step + PAD : step, nullptr});
+  }
   if (fused) radices_.push_back(4);
 }
 
@@ -134,6 +139,17 @@ void CosinePlan::fill_quads() {
     families.push_back(family);
   }
   quads = static_cast<int64_t>(position.size() / 2);
+}
+
+// From here on, positions count the padding.
+void CosinePlan::pad() {
+  const auto padded = [this](int64_t p) { return p < 0 ? p : p + PAD * (p / passes[0].step); };
+  for (int32_t& p : position) p = static_cast<int32_t>(padded(p));
+  for (int32_t& p : pairs) p = static_cast<int32_t>(padded(p));
+  vectors = 2 * (padded(m) + 1);
+  slot.resize(static_cast<size_t>(n));
+  for (int64_t s = 0; s < n; s++)
+    slot[makhoul_source(s, n)] = static_cast<uint32_t>(2 * padded(s / 2) + s % 2);
 }
 
 void CosinePlan::fill_matrix() {

@@ -21,23 +21,30 @@ struct CosinePlan {
   std::vector<Pass> passes;
   int64_t quads;
   std::vector<int32_t> position, index, pairs;  // as in CosineView
+  std::vector<uint32_t> slot;
+  int64_t vectors;
   Floats matrix;
   std::vector<Family> families;
 
-  explicit CosinePlan(int64_t n);
+  struct Key {
+    int64_t n, radix;  // radix: the largest power of two inside, 4 or 8
+    bool operator<(const Key& other) const { return n != other.n ? n < other.n : radix < other.radix; }
+  };
+  explicit CosinePlan(const Key& key);
 
   CosineView view() const;
 
   static bool supports(int64_t n);  // even, and n/2 without a prime factor above 7
 
  private:
-  void choose_passes();
+  void choose_passes(int64_t radix);
   void fill_twiddles();
   void fill_quads();
   void add_quad(int64_t first, int64_t second);
   int64_t frequency(int64_t position) const;
   int64_t position_of(int64_t frequency) const;
   void fill_matrix();
+  void pad();
 
   std::vector<int64_t> radices_;  // with the fused one
   Floats twiddle_memory_;

@@ -15,6 +15,7 @@ const Kernels& table() {
   static constexpr Kernels kernels = {
       .name = CK_TEXT(CK_ISA),
       .lanes = LANES,
+      .radix = FEW_REGISTERS ? 4 : 8,
       .matrix = matrix,
       .acdc_scratch = acdc_scratch,
       .acdc_forward = acdc_forward,

@@ -52,7 +52,7 @@ extern "C" int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float
   if (cascade->flags & CK_ACDC_SEPARABLE) return CK_ERROR_UNSUPPORTED;
   if (CosinePlan::supports(cascade->n))
     return guarded([&] {
-      const CosineView plan = cached<int64_t, CosinePlan>(cascade->n).view();
+      const CosineView plan = cached<CosinePlan::Key, CosinePlan>({cascade->n, kernels().radix}).view();
       for_rows(pool, threads, rows, kernels().lanes, [&](int64_t first, int64_t last) {
         float* memory = scratch(static_cast<size_t>(kernels().acdc_scratch(*cascade, plan)));
         kernels().acdc_forward(

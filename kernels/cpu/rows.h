@@ -6,39 +6,37 @@
 
 namespace ck::CK_ISA {
 
-// `rows` <= W rows of `columns` entries into the slots of `n` vectors, in Makhoul's order; what is missing is zero.
-static void enter_rows(const float* x, int64_t rows, int64_t stride, int64_t columns, int64_t n, float* v) {
+// `rows` <= W rows of `columns` entries into the slots of the plan's buffer; what is missing is zero.
+static void enter_rows(const float* x, int64_t rows, int64_t stride, int64_t columns, const CosineView& plan, float* v) {
   int64_t i = 0;
   if (rows == W) {
     for (; i + W <= columns; i += W) {
       V r[W];
+      load_transposed(x + i, stride, r);
 #pragma GCC unroll 16
-      for (int j = 0; j < W; j++) r[j] = loadu(x + j * stride + i);
-      transpose(r);
-#pragma GCC unroll 16
-      for (int j = 0; j < W; j++) store(v + W * makhoul_slot(i + j, n), r[j]);
+      for (int j = 0; j < W; j++) store(v + W * int64_t{plan.slot[i + j]}, r[j]);
     }
   }
-  for (; i < n; i++) {
-    float* to = v + W * makhoul_slot(i, n);
+  for (; i < plan.n; i++) {
+    float* to = v + W * int64_t{plan.slot[i]};
     for (int64_t j = 0; j < W; j++) to[j] = i < columns && j < rows ? x[j * stride + i] : 0.0f;
   }
 }
 
-static void leave_rows(const float* v, int64_t n, float* y, int64_t rows, int64_t stride, int64_t columns) {
+static void leave_rows(const float* v, const CosineView& plan, float* y, int64_t rows, int64_t stride, int64_t columns) {
   int64_t i = 0;
   if (rows == W) {
     for (; i + W <= columns; i += W) {
       V r[W];
 #pragma GCC unroll 16
-      for (int j = 0; j < W; j++) r[j] = load(v + W * makhoul_slot(i + j, n));
+      for (int j = 0; j < W; j++) r[j] = load(v + W * int64_t{plan.slot[i + j]});
       transpose(r);
 #pragma GCC unroll 16
       for (int j = 0; j < W; j++) storeu(y + j * stride + i, r[j]);
     }
   }
   for (; i < columns; i++) {
-    const float* from = v + W * makhoul_slot(i, n);
+    const float* from = v + W * int64_t{plan.slot[i]};
     for (int64_t j = 0; j < rows; j++) y[j * stride + i] = from[j];
   }
 }

@@ -18,9 +18,10 @@ struct MatrixCall {
   int64_t matrix_stride;
 };
 
-// One pass over blocks of radix * step complex numbers. Its twiddle factors: for each j < step, radix - 1 of (cos, sin).
+// One pass over blocks of radix * step complex numbers, the parts of a block `stride` apart. Only in the outermost pass
+// is that not `step`: its parts lie PAD further apart, as eight lines at a power of two fall on one set of the cache. Its twiddle factors: for each j < step, radix - 1 of (cos, sin).
 struct Pass {
-  int64_t radix, step;
+  int64_t radix, step, stride;
   const float* twiddles;
 };
 
@@ -30,9 +31,12 @@ struct Family {
   int64_t first_pair, last_pair;
 };
 
+constexpr int64_t PAD = 2;
+
 // A CosinePlan's tables (cosine.h tells what they mean), without a class of the standard library.
 struct CosineView {
   int64_t n, m;
+  int64_t vectors;  // of a buffer, with all padding
   bool fused;  // the innermost pass has radix 4 and stands in `pairs`, not in `passes`
   const Pass* passes;
   int64_t pass_count;
@@ -41,13 +45,13 @@ struct CosineView {
   const int32_t* index;     // (quads, 4): which coefficients of the DCT they give; -1: none
   const float* matrix;      // (8, quads): alpha, beta, alpha', beta', each re and im
   const int32_t* pairs;     // (., 2): the first numbers of two groups of 4 with 4 quads; -1 second: one group with 2
+  const uint32_t* slot;     // (n): at which vector of the buffer entry i stands, in Makhoul's order
   const Family* families;
   int64_t family_count;
 };
 
-// The index of h that stands at v[slot], and the reverse.
-inline int64_t makhoul_source(int64_t slot, int64_t n) { return 2 * slot < n ? 2 * slot : 2 * (n - slot) - 1; }
-inline int64_t makhoul_slot(int64_t index, int64_t n) { return index & 1 ? n - 1 - (index >> 1) : index >> 1; }
+// The index of h that stands at v[s], s not counting the padding.
+inline int64_t makhoul_source(int64_t s, int64_t n) { return 2 * s < n ? 2 * s : 2 * (n - s) - 1; }
 
 // A cascade over some rows. `scratch` has `acdc_scratch` floats, aligned to 64 bytes.
 struct AcdcCall {
@@ -62,6 +66,7 @@ struct AcdcCall {
 struct Kernels {
   const char* name;
   int lanes;
+  int radix;  // the largest power of two of a pass for which the registers suffice
   void (*matrix)(const MatrixCall&);
   int64_t (*acdc_scratch)(const ck_acdc&, const CosineView&);
   void (*acdc_forward)(const AcdcCall&);
