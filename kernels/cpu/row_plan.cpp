@@ -68,10 +68,10 @@ void RowPlan::fill_groups() {
   matrix = Floats(static_cast<size_t>(groups * lanes * 8 * lanes));
   for (int64_t g = 0; g < groups; g++) {
     for (int64_t k = g * lanes; k < (g + 1) * lanes; k++)
-      position.push_back(static_cast<int32_t>(2 * k <= length ? position_of(k) : length));
+      position.push_back(static_cast<int32_t>(2 * k < length ? position_of(k) : length));
     for (int64_t k = g * lanes; k < (g + 1) * lanes; k++) {
       const int64_t mirror = k ? length - k : length / 2;
-      position.push_back(static_cast<int32_t>(2 * k <= length ? position_of(mirror) : length));
+      position.push_back(static_cast<int32_t>(2 * k < length ? position_of(mirror) : length));
     }
     for (int64_t slot = 0; slot < lanes; slot++) {
       for (int64_t lane = 0; lane < lanes; lane++) {
