@@ -223,7 +223,9 @@ class StructuredLayer(nn.Module, ABC):
     # --- what all share -------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.onnx_node(x) if _exporting_onnx.get() else self.transform(x)
+        if torch.compiler.is_dynamo_compiling() or not _exporting_onnx.get():  # Dynamo cannot read a ContextVar
+            return self.transform(x)
+        return self.onnx_node(x)
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
         """The equivalent ``weight (out, in)`` and ``bias (out,)``; ValueError when the layer is not linear."""

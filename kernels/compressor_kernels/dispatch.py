@@ -1,28 +1,99 @@
 """One function a transform, and the name of the path that it takes.
 
-Layers call these and never `reference` itself, so that a native kernel is an addition here.
+Layers call these and never `reference` itself: here it is decided what the native kernels do and what plain torch.
+
+- Native, called at once: float32 on the CPU where nothing is recorded. A torch operator would cost more than a kernel.
+- Native, as a torch operator (`ops`): where a gradient is wanted, and within ``torch.compile``.
+- Plain torch: every other dtype and device, lengths without a native transform, no library; and while a program is
+  exported, so that the file runs where this package is not.
 """
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+from typing import Literal
 
-from compressor_kernels import reference
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from compressor_kernels import native, ops, reference
+
+Route = Literal["reference", "operator", "native"]
 
 
-def path(x: Tensor) -> str:
-    """Which implementation the transforms take for ``x``."""
+def path(x: Tensor, op: str = "dct") -> str:
+    """Which implementation ``op`` takes for ``x``; a native one names its instruction set and its way."""
+    known: dict[str, Callable[[int], bool]] = {
+        "dct": native.can_dct,
+        "idct": native.can_dct,
+        "acdc": native.can_cascade,
+    }
+    n = x.shape[-1]
+    if op in known and known[op](n) and _route(x) != "reference":
+        return native.describe(op, n, x.numel() // max(1, n))
     return f"reference ({x.device.type})"
+
+
+def _route(x: Tensor, *tables: Tensor | None) -> Route:
+    """How a call with these tensors is done, if its length has a native transform."""
+    if torch.compiler.is_compiling():
+        return "reference" if torch.compiler.is_exporting() or not native.takes(x, *tables) else "operator"
+    if (
+        not native.takes(x, *tables)
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ):
+        return "reference"
+    if torch._C._len_torch_dispatch_stack() or type(x) not in (Tensor, nn.Parameter):
+        return "operator"
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any(table is not None and table.requires_grad for table in tables)
+    ):
+        return "operator"
+    return "native" if x.numel() else "reference"
+
+
+def acdc(
+    x: Tensor,
+    a: Tensor,
+    d: Tensor,
+    bias: Tensor | None,
+    permutation: Tensor | None,
+    out_features: int,
+    *,
+    relu: bool = False,
+    separable: bool = False,
+) -> Tensor:
+    """`reference.acdc`: a whole cascade of diagonals between cosine transforms, in one call."""
+    if native.can_cascade(d.shape[1], separable=separable):
+        route = _route(x, a, d, bias)
+        if route == "native":
+            return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
+        if route == "operator":
+            return ops.acdc(x, a, d, bias, permutation, out_features, relu, separable)
+    return reference.acdc(x, a, d, bias, permutation, out_features, relu, separable)
 
 
 def dct(x: Tensor) -> Tensor:
     """`reference.dct`: orthonormal DCT-II along the last axis."""
-    return reference.dct(x)
+    return _dct(x, reference.dct, inverse=False)
 
 
 def idct(x: Tensor) -> Tensor:
     """`reference.idct`: orthonormal DCT-III along the last axis."""
-    return reference.idct(x)
+    return _dct(x, reference.idct, inverse=True)
+
+
+def _dct(x: Tensor, plain: Callable[[Tensor], Tensor], *, inverse: bool) -> Tensor:
+    if native.can_dct(x.shape[-1]):
+        route = _route(x)
+        if route == "native":
+            return native.dct(x, inverse=inverse)
+        if route == "operator":
+            return ops.dct(x, inverse=inverse)
+    return plain(x)
 
 
 def dct2d(x: Tensor) -> Tensor:
