@@ -110,7 +110,8 @@ def comparison(name: str, title: str, figures: dict[str, tuple[str, str]]) -> st
     how = f"{result['epochs']} epochs of training each; the original as it is."
     if result.get("training"):
         how += f" Options: `--train {' --train '.join(result['training'])}`."
-    return "\n".join([*lines, "", how, _machine(result)])
+    notes = [f"{row['name']}: {row['note']}." for row in result["rows"] if row.get("note")]
+    return "\n".join([*lines, "", *notes, how, _machine(result)])
 
 
 _LENET = ("Caffe LeNet on MNIST", {"error": ("test error", ".2%")})
