@@ -197,7 +197,7 @@ class Tables:
 
 def acdc_call(t: Tables) -> Call:
     """The C function with everything bound."""
-    library, (_, n), batch = native.library(), t.d.shape, len(t.x)
+    library, n, batch = native.library(), t.d.shape[1], len(t.x)
     assert library is not None
     cascade, kept = native._cascade(n, t.a, t.d, t.bias, t.permutation, n, True, False)
     y = torch.empty(batch, n)
