@@ -3,7 +3,9 @@
 
 #include "simd.h"
 
+#include "fastfood_backward.h"
 #include "matrix.h"
+#include "monarch.h"
 
 namespace ck::CK_ISA {
 
@@ -15,6 +17,11 @@ const Kernels& table() {
       .name = CK_TEXT(CK_ISA),
       .lanes = LANES,
       .matrix = matrix,
+      .fwht = fwht,
+      .fastfood = fastfood,
+      .fastfood_backward = fastfood_backward,
+      .monarch_pack = monarch_pack,
+      .monarch = monarch,
   };
   return kernels;
 }

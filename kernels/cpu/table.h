@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "compressor_kernels.h"
+#include "structured_calls.h"
 
 namespace ck {
 
@@ -22,6 +23,11 @@ struct Kernels {
   const char* name;
   int lanes;
   void (*matrix)(const MatrixCall&);
+  void (*fwht)(const FwhtCall&);
+  void (*fastfood)(const FastfoodCall&);
+  void (*fastfood_backward)(const FastfoodCall&);
+  void (*monarch_pack)(const ck_monarch&, float* first, float* second);
+  void (*monarch)(const MonarchCall&);
 };
 
 namespace sse4 {
