@@ -3,6 +3,8 @@
 
 #include "simd.h"
 
+#include "acdc.h"
+#include "acdc_row.h"
 #include "fastfood_backward.h"
 #include "matrix.h"
 #include "monarch.h"
@@ -16,7 +18,11 @@ const Kernels& table() {
   static constexpr Kernels kernels = {
       .name = CK_TEXT(CK_ISA),
       .lanes = LANES,
+      .radix = FEW_REGISTERS ? 4 : 8,
       .matrix = matrix,
+      .acdc_scratch = acdc_scratch,
+      .acdc_forward = acdc_forward,
+      .acdc_row_forward = acdc_row_forward,
       .fwht = fwht,
       .fastfood = fastfood,
       .fastfood_backward = fastfood_backward,

@@ -42,20 +42,8 @@ CK_INLINE V splat(float s) {
 
 CK_INLINE V zero() { return splat(0.0f); }
 
-CK_INLINE V max(V x, V y) {
-#if LANES == 16
-  return _mm512_max_ps(x, y);
-#elif LANES == 8
-  return _mm256_max_ps(x, y);
-#elif defined(__x86_64__)
-  return _mm_max_ps(x, y);
-#else
-  return vmaxq_f32(x, y);
-#endif
-}
-
 // ReLU as torch has it: NaN stays NaN.
-CK_INLINE V relu(V x) { return max(zero(), x); }
+CK_INLINE V relu(V x) { return zero() > x ? zero() : x; }
 
 // The sum of the lanes, always in the same order.
 CK_INLINE float sum(V v) {
@@ -66,27 +54,133 @@ CK_INLINE float sum(V v) {
   return lane[0];
 }
 
-// Exchanges a W x W block held in W vectors: r[i][j] becomes r[j][i].
-CK_INLINE void transpose(V r[W]) {
-#pragma GCC unroll 4
-  for (int step = 1; step < W; step *= 2) {
-    V t[W];
+// a0 b0 a1 b1 of each 128 bits, and a2 b2 a3 b3.
+CK_INLINE V unpack_low(V a, V b) {
+  VI index;
 #pragma GCC unroll 16
-    for (int i = 0; i < W; i++) {
+  for (int i = 0; i < W; i++) index[i] = i / 4 * 4 + i % 4 / 2 + (i % 2 ? W : 0);
+  return __builtin_shuffle(a, b, index);
+}
+CK_INLINE V unpack_high(V a, V b) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i / 4 * 4 + i % 4 / 2 + 2 + (i % 2 ? W : 0);
+  return __builtin_shuffle(a, b, index);
+}
+
+// Two vectors, shuffled alike in each 128 bits: entries A and B of x, then C and D of y.
+template <int A, int B, int C, int D>
+CK_INLINE V shuffle4(V x, V y) {
+  constexpr int from[4] = {A, B, W + C, W + D};
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = from[i % 4] + i / 4 * 4;
+  return __builtin_shuffle(x, y, index);
+}
+
+// Turns each 4 x 4 block, 128 bits of 4 neighbouring vectors, around.
+CK_INLINE void transpose_quarters(V r[W]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < W; i += 4) {
+    const V a = unpack_low(r[i], r[i + 1]), b = unpack_high(r[i], r[i + 1]);
+    const V c = unpack_low(r[i + 2], r[i + 3]), d = unpack_high(r[i + 2], r[i + 3]);
+    r[i] = shuffle4<0, 1, 0, 1>(a, c), r[i + 1] = shuffle4<2, 3, 2, 3>(a, c);
+    r[i + 2] = shuffle4<0, 1, 0, 1>(b, d), r[i + 3] = shuffle4<2, 3, 2, 3>(b, d);
+  }
+}
+
+// Exchanges 128-bit parts: part q of vector p goes to part p/4 of vector 4 q + p % 4.
+CK_INLINE void transpose_parts(V r[W]) {
+#pragma GCC unroll 4
+  for (int step = 4; step < W; step *= 2) {
+#pragma GCC unroll 16
+    for (int pair = 0; pair < W / 2; pair++) {
+      const int i = pair / step * 2 * step + pair % step;
       VI low, high;
 #pragma GCC unroll 16
       for (int j = 0; j < W; j++) {
-        low[j] = (j & step) ? W + (j ^ step) : j;
-        high[j] = (j & step) ? W + j : (j ^ step);
+        low[j] = (j & step) ? W + j - step : j;
+        high[j] = (j & step) ? W + j : j + step;
       }
-      if (!(i & step)) {
-        t[i] = __builtin_shuffle(r[i], r[i ^ step], low);
-        t[i ^ step] = __builtin_shuffle(r[i], r[i ^ step], high);
-      }
+      const V x = r[i], y = r[i + step];
+      r[i] = __builtin_shuffle(x, y, low);
+      r[i + step] = __builtin_shuffle(x, y, high);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; i++) r[i] = t[i];
   }
+}
+
+// Exchanges a W x W block held in W vectors: r[i][j] becomes r[j][i].
+CK_INLINE void transpose(V r[W]) {
+  transpose_quarters(r);
+  transpose_parts(r);
+}
+
+// The W x W block at p, `stride` from row to row, turned around.
+CK_INLINE void load_transposed(const float* p, int64_t stride, V r[W]) {
+#if LANES == 8  // two halves from memory cost no shuffle
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const float *near = p + i * stride, *far = p + (i + 4) * stride;
+    r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(near)), _mm_loadu_ps(far), 1);
+    r[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(near + 4)), _mm_loadu_ps(far + 4), 1);
+  }
+  transpose_quarters(r);
+#else
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) r[i] = loadu(p + i * stride);
+  transpose(r);
+#endif
+}
+
+// The lanes backwards.
+CK_INLINE V reverse(V v) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = W - 1 - i;
+  return __builtin_shuffle(v, index);
+}
+
+// Lane i holds v[W - i], lane 0 something else.
+CK_INLINE V reverse_from_1(V v) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = (W - i) % W;
+  return __builtin_shuffle(v, index);
+}
+
+// Lane 0 of `first`, the others of `rest`.
+CK_INLINE V first_lane(V first, V rest) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i ? W + i : 0;
+  return __builtin_shuffle(first, rest, index);
+}
+
+// 4 W numbers in a row become four vectors with every fourth number each: s[c][i] = v[4 i + c]; and back.
+CK_INLINE void part_fours(V v[4]) {
+  constexpr int P = W / 4;  // parts of a vector; part p of vector q holds the four with i = P q + p
+  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
+  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
+  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
+  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i % P * 4 + i / P;
+  if (P > 1)
+    for (int j = 0; j < 4; j++) v[j] = __builtin_shuffle(v[j], index);
+}
+
+CK_INLINE void join_fours(V v[4]) {
+  constexpr int P = W / 4;
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i % 4 * P + i / 4;
+  if (P > 1)
+    for (int j = 0; j < 4; j++) v[j] = __builtin_shuffle(v[j], index);
+  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
+  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
+  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
+  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
 }
 
 }  // namespace ck::CK_ISA
