@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from compressor_kernels import hadamard, native, reference
+from compressor_kernels import hadamard, native, reference, sparse
 from compressor_kernels import monarch as native_monarch
 
 
@@ -21,7 +21,7 @@ def path(x: Tensor, op: str = "dct") -> str:
     return f"reference ({x.device.type})"
 
 
-_NATIVE = {"dct", "idct", "acdc", "fwht", "fastfood", "monarch"}
+_NATIVE = {"dct", "idct", "acdc", "fwht", "fastfood", "monarch", "csr"}
 
 
 def _way(*tensors: Tensor) -> Literal["reference", "op", "direct"]:
@@ -134,6 +134,21 @@ def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_f
         return native_monarch.run_monarch(x, first, second, bias, out_features)
     result: Tensor = native_monarch.monarch(x, first, second, bias, out_features)
     return result
+
+
+def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    """`reference.csr`: a product with a matrix in compressed sparse rows."""
+    way = _way(x, values) if bias is None else _way(x, values, bias)
+    dense = x.shape[-1] * len(lengths)
+    if way == "reference" or len(values) > _MOST_SPARSE * dense:
+        return reference.csr(x, values, columns, lengths, bias)
+    if way == "direct":
+        return sparse.run_csr(x, values, columns, lengths, bias)
+    result: Tensor = sparse.csr(x, values, columns, lengths, bias)
+    return result
+
+
+_MOST_SPARSE = 0.5  # above this density, and many rows, the dense product is quicker
 
 
 def convolve(x: Tensor, c: Tensor) -> Tensor:

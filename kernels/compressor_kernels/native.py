@@ -45,6 +45,8 @@ _SIGNATURES: dict[str, list[type]] = {
     "ck_idct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_acdc_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
     "ck_monarch_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_csr_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_csr_backward_f32": [_P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
     "ck_fwht_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_fastfood_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
     "ck_fastfood_backward_f32": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P],

@@ -5,9 +5,7 @@
 
 #include "acdc.h"
 #include "acdc_row.h"
-#include "fastfood_backward.h"
 #include "matrix.h"
-#include "monarch.h"
 
 namespace ck::CK_ISA {
 
@@ -23,11 +21,7 @@ const Kernels& table() {
       .acdc_scratch = acdc_scratch,
       .acdc_forward = acdc_forward,
       .acdc_row_forward = acdc_row_forward,
-      .fwht = fwht,
-      .fastfood = fastfood,
-      .fastfood_backward = fastfood_backward,
-      .monarch_pack = monarch_pack,
-      .monarch = monarch,
+      .structured = structured_table,
   };
   return kernels;
 }

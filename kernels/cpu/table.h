@@ -86,6 +86,17 @@ struct AcdcRowCall {
   float* scratch;
 };
 
+// Those of the layers but the cosine cascades; a compilation of their own.
+struct StructuredKernels {
+  void (*fwht)(const FwhtCall&);
+  void (*fastfood)(const FastfoodCall&);
+  void (*fastfood_backward)(const FastfoodCall&);
+  void (*monarch_pack)(const ck_monarch&, float* first, float* second);
+  void (*monarch)(const MonarchCall&);
+  void (*sparse)(const SparseCall&);
+  bool (*sparse_fits)(const ck_csr&);
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -94,24 +105,24 @@ struct Kernels {
   int64_t (*acdc_scratch)(const ck_acdc&, const CosineView&);
   void (*acdc_forward)(const AcdcCall&);
   void (*acdc_row_forward)(const AcdcRowCall&);
-  void (*fwht)(const FwhtCall&);
-  void (*fastfood)(const FastfoodCall&);
-  void (*fastfood_backward)(const FastfoodCall&);
-  void (*monarch_pack)(const ck_monarch&, float* first, float* second);
-  void (*monarch)(const MonarchCall&);
+  const StructuredKernels& (*structured)();
 };
 
 namespace sse4 {
 const Kernels& table();
+const StructuredKernels& structured_table();
 }
 namespace avx2 {
 const Kernels& table();
+const StructuredKernels& structured_table();
 }
 namespace avx512 {
 const Kernels& table();
+const StructuredKernels& structured_table();
 }
 namespace neon {
 const Kernels& table();
+const StructuredKernels& structured_table();
 }
 
 // The best build that this machine runs; COMPRESSOR_KERNELS_ISA names a lesser one (read once).

@@ -107,6 +107,24 @@ typedef struct ck_monarch {
 CK_API int ck_monarch_forward_f32(const ck_monarch* stack, const float* x, float* y, int64_t rows, int64_t x_stride,
                                   int64_t y_stride, int64_t threads, const ck_pool* pool);
 
+/* y = x W^T + bias, W (columns_out, columns_in) in compressed sparse rows: `lengths` holds how many entries each row has,
+ * `columns` and `values` row after row where they stand and what they are. Whole numbers of 1, 2 (unsigned) or 4 bytes. */
+typedef struct ck_csr {
+  int64_t columns_in, columns_out, count;
+  int64_t column_bytes, length_bytes;
+  const void* columns; /* (count), each below columns_in */
+  const void* lengths; /* (columns_out), together count */
+  const float* values; /* (count) */
+  const float* bias;   /* (columns_out) or NULL */
+} ck_csr;
+
+CK_API int ck_csr_forward_f32(const ck_csr* matrix, const float* x, float* y, int64_t rows, int64_t x_stride,
+                              int64_t y_stride, int64_t threads, const ck_pool* pool);
+/* Gradients by x (rows, columns_in), dense, and by the values (count), from that by y; either may be NULL. */
+CK_API int ck_csr_backward_f32(const ck_csr* matrix, const float* x, const float* grad_y, float* grad_x,
+                               float* grad_values, int64_t rows, int64_t x_stride, int64_t y_stride, int64_t threads,
+                               const ck_pool* pool);
+
 #ifdef __cplusplus
 }
 #endif
