@@ -1,6 +1,7 @@
 """Products with a matrix in compressed sparse rows by the native kernels: the call, and the operators of torch.
 
-``torch.ops.compressor.csr`` takes float32 in the CPU's memory and has a gradient; a gradient of that it has not.
+``torch.ops.compressor_kernels.csr`` takes float32 in the CPU's memory and has a gradient; a gradient of
+that it has not.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _matrix(columns_in: int, tables: list[Tensor | None]) -> Matrix:
     )
 
 
-@torch.library.custom_op("compressor::csr", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::csr", mutates_args=(), device_types="cpu")
 def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
     """`reference.csr`."""
     return run_csr(x, values, columns, lengths, bias)
@@ -89,7 +90,7 @@ def _(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor 
     return x.new_empty((*x.shape[:-1], lengths.shape[0]))
 
 
-@torch.library.custom_op("compressor::csr_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::csr_backward", mutates_args=(), device_types="cpu")
 def csr_backward(grad: Tensor, x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients by x and by the values."""
     tables = [table.contiguous() for table in (values, columns, lengths)]

@@ -4,6 +4,7 @@
 #include "simd.h"
 
 #include "acdc.h"
+#include "acdc_backward.h"
 #include "acdc_row.h"
 #include "matrix.h"
 
@@ -20,6 +21,8 @@ const Kernels& table() {
       .matrix = matrix,
       .acdc_scratch = acdc_scratch,
       .acdc_forward = acdc_forward,
+      .acdc_backward_scratch = acdc_backward_scratch,
+      .acdc_backward = acdc_backward,
       .acdc_row_forward = acdc_row_forward,
       .structured = structured_table,
   };

@@ -63,9 +63,9 @@ extern "C" int ck_csr_backward_f32(const ck_csr* matrix, const float* x, const f
   return guarded([&] {
     // Each stretch of rows sums up on its own, and the sums are added in the order of the rows.
     const int64_t grain = worthwhile_rows(2 * matrix->count, group), count = grad_values ? matrix->count : 0;
-    const int64_t parts = part_count(pool, threads, rows, grain);
+    const int64_t parts = stretches(pool, threads, rows, grain);
     Floats sums(static_cast<size_t>(parts * count));
-    for_parts(pool, threads, rows, grain, [&](int64_t part, int64_t first, int64_t last) {
+    for_rows(pool, threads, rows, grain, [&](int64_t first, int64_t last, int64_t part) {
       SparseCall call = prepared(matrix, last - first, x_stride, y_stride);
       call.x = x ? x + first * x_stride : nullptr, call.grad_y = grad_y + first * y_stride;
       call.grad_x = grad_x ? grad_x + first * matrix->columns_in : nullptr;

@@ -97,6 +97,17 @@ struct StructuredKernels {
   bool (*sparse_fits)(const ck_csr&);
 };
 
+// The gradients of a cascade over some rows; those of the parameters are added to ga, gd and gbias.
+struct AcdcBackwardCall {
+  const ck_acdc* cascade;
+  CosineView plan;
+  const float *x, *gy;
+  float* gx;
+  int64_t rows, x_stride, gy_stride, gx_stride;
+  float *ga, *gd, *gbias;
+  float* scratch;  // `acdc_backward_scratch` floats, aligned to 64 bytes
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -104,6 +115,8 @@ struct Kernels {
   void (*matrix)(const MatrixCall&);
   int64_t (*acdc_scratch)(const ck_acdc&, const CosineView&);
   void (*acdc_forward)(const AcdcCall&);
+  int64_t (*acdc_backward_scratch)(const ck_acdc&, const CosineView&);
+  void (*acdc_backward)(const AcdcBackwardCall&);
   void (*acdc_row_forward)(const AcdcRowCall&);
   const StructuredKernels& (*structured)();
 };

@@ -68,6 +68,12 @@ typedef struct ck_acdc {
 CK_API int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float* y, int64_t rows, int64_t x_stride,
                                int64_t y_stride, int64_t threads, const ck_pool* pool);
 
+/* The gradients of the same call from gy, that of y. All of gx (rows, columns_in), ga (like a), gd and gbias (k, n) are
+ * overwritten; ga is not touched where `a` has no rows, gbias may be NULL. Nothing need be kept from the forward call. */
+CK_API int ck_acdc_backward_f32(const ck_acdc* cascade, const float* x, const float* gy, float* gx, float* ga,
+                                float* gd, float* gbias, int64_t rows, int64_t x_stride, int64_t gy_stride,
+                                int64_t gx_stride, int64_t threads, const ck_pool* pool);
+
 /* y = x H, Walsh-Hadamard in natural order, not normalised (H H = n I); n a power of two. x and y may be the same. */
 CK_API int ck_fwht_f32(const float* x, float* y, int64_t rows, int64_t n, int64_t x_stride, int64_t y_stride,
                        int64_t threads, const ck_pool* pool);
