@@ -31,8 +31,8 @@ inline int64_t stretches(const ck_pool* pool, int64_t threads, int64_t rows, int
   return count < grains ? count : grains;
 }
 
-// Calls work(first, last) or work(first, last, which) over 0 ... rows in at most as many stretches as there are threads; every stretch but the
-// last is a multiple of `grain` rows long. The cut depends on the arguments alone.
+// Calls work(first, last) or work(first, last, which) over 0 ... rows in at most as many stretches as there are
+// threads; every stretch but the last is a multiple of `grain` rows long. The cut depends on the arguments alone.
 template <class Work>
 void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain, Work&& work) {
   const int64_t grains = (rows + grain - 1) / grain;
@@ -61,12 +61,6 @@ void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain,
         (*c.work)(first, last < c.rows ? last : c.rows, part);
       },
       &context);
-}
-
-// The same for work(first, last).
-template <class Work>
-void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain, Work&& work) {
-  for_parts(pool, threads, rows, grain, [&](int64_t, int64_t first, int64_t last) { work(first, last); });
 }
 
 // Rows, a multiple of `group`, that are worth another thread when each takes `cost` multiply-adds or so.
