@@ -37,10 +37,11 @@ class Cascade(ctypes.Structure):
     ]
 
 
-# The arguments of every function that returns an error code; pool and threads come last in all.
+# The arguments of every function that returns a whole number; threads and pool come last.
 _P, _N = c_void_p, c_int64
 _SIGNATURES: dict[str, list[type]] = {
     "ck_describe": [c_char_p, _N, _N, c_char_p, _N],
+    "ck_fma_f32": [_N],
     "ck_dct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_idct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_acdc_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
@@ -89,11 +90,11 @@ def takes(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if tensor is not None and (tensor.dtype is not torch.float32 or not tensor.is_cpu):
             return False
-    return isloaded()
+    return bool(is_loaded())
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def isloaded() -> bool:
+def is_loaded() -> bool:
     """Whether there is a library, loading it at the first call."""
     return library() is not None
 

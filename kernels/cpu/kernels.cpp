@@ -6,7 +6,9 @@
 #include "acdc.h"
 #include "acdc_backward.h"
 #include "acdc_row.h"
+#include "dct.h"
 #include "matrix.h"
+#include "peak.h"
 
 namespace ck::CK_ISA {
 
@@ -18,7 +20,10 @@ const Kernels& table() {
       .name = CK_TEXT(CK_ISA),
       .lanes = LANES,
       .radix = FEW_REGISTERS ? 4 : 8,
+      .fma_rounds = fma_rounds,
       .matrix = matrix,
+      .dct_scratch = dct_scratch,
+      .dct = dct,
       .acdc_scratch = acdc_scratch,
       .acdc_forward = acdc_forward,
       .acdc_backward_scratch = acdc_backward_scratch,

@@ -66,6 +66,17 @@ struct RowView {
 // The index of h that stands at v[s], s not counting the padding.
 inline int64_t makhoul_source(int64_t s, int64_t n) { return 2 * s < n ? 2 * s : 2 * (n - s) - 1; }
 
+// DCT-II of some rows, or its inverse. `natural` are 0 ... n - 1; `scratch` has `dct_scratch` floats, aligned.
+struct DctCall {
+  CosineView plan;
+  const uint32_t* natural;
+  bool is_inverse;
+  const float* x;
+  float* y;
+  int64_t rows, x_stride, y_stride;
+  float* scratch;
+};
+
 // A cascade over some rows. `scratch` has `acdc_scratch` floats, aligned to 64 bytes.
 struct AcdcCall {
   const ck_acdc* cascade;
@@ -112,7 +123,10 @@ struct Kernels {
   const char* name;
   int lanes;
   int radix;  // the largest power of two of a pass for which the registers suffice
+  int (*fma_rounds)(int64_t count);
   void (*matrix)(const MatrixCall&);
+  int64_t (*dct_scratch)(const CosineView&);
+  void (*dct)(const DctCall&);
   int64_t (*acdc_scratch)(const ck_acdc&, const CosineView&);
   void (*acdc_forward)(const AcdcCall&);
   int64_t (*acdc_backward_scratch)(const ck_acdc&, const CosineView&);

@@ -42,6 +42,9 @@ CK_API const char* ck_error_string(int error);
 /* The path that `op` ("dct", "acdc", ...) takes for N = n and a batch, as text: "avx2 fft 8.4.4.4, rows on lanes". */
 CK_API int ck_describe(const char* op, int64_t n, int64_t batch, char* text, int64_t size);
 
+/* For benchmarks: `count` rounds of fused multiply-adds, as many as this core can do; the operations of one round. */
+CK_API int ck_fma_f32(int64_t count);
+
 /* Orthonormal DCT-II along each row, y = x C, and its inverse y = x C^T. */
 CK_API int ck_dct_f32(const float* x, float* y, int64_t rows, int64_t n, int64_t x_stride, int64_t y_stride,
                       int64_t threads, const ck_pool* pool);
