@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from compressor_kernels import native, ops, reference
+from compressor_kernels import hadamard, native, ops, reference, sparse
+from compressor_kernels import monarch as native_monarch
 
 Route = Literal["reference", "operator", "native"]
 
@@ -28,11 +29,19 @@ def path(x: Tensor, op: str = "dct") -> str:
         "dct": native.can_dct,
         "idct": native.can_dct,
         "acdc": native.can_cascade,
+        "fwht": hadamard.can_transform,
+        "fastfood": _always,
+        "monarch": _always,
+        "csr": _always,
     }
     n = x.shape[-1]
     if op in known and known[op](n) and _route(x) != "reference":
         return native.describe(op, n, x.numel() // max(1, n))
     return f"reference ({x.device.type})"
+
+
+def _always(n: int) -> bool:
+    return True
 
 
 def _route(x: Tensor, *tables: Tensor | None) -> Route:
@@ -108,7 +117,51 @@ def idct2d(x: Tensor) -> Tensor:
 
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`: Walsh–Hadamard, natural order, not normalised."""
-    return reference.fwht(x)
+    route = _route(x)
+    if route == "reference":
+        return reference.fwht(x)
+    result: Tensor = hadamard.run_fwht(x) if route == "native" else hadamard.fwht(x)
+    return result
+
+
+def fastfood(
+    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str = "linear"
+) -> Tensor:
+    """`reference.fastfood`: a whole stack of blocks, and the nonlinearity if there is one."""
+    route = _route(x, B, G, S)
+    if route == "reference":
+        return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    if route == "native":
+        return hadamard.run_fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    result: Tensor = hadamard.fastfood(x, B, permutation, G, S, scale, features)
+    return result
+
+
+def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """`reference.monarch`: block-diagonal, permutation, block-diagonal. For gradients, the plain one."""
+    route = _route(x, first, second, bias)
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, first, second, bias))
+    if route == "reference" or wanted:
+        return reference.monarch(x, first, second, bias, out_features)
+    if route == "native":
+        return native_monarch.run_monarch(x, first, second, bias, out_features)
+    result: Tensor = native_monarch.monarch(x, first, second, bias, out_features)
+    return result
+
+
+def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    """`reference.csr`: a product with a matrix in compressed sparse rows."""
+    route = _route(x, values, bias)
+    dense = x.shape[-1] * len(lengths)
+    if route == "reference" or len(values) > _MOST_SPARSE * dense:
+        return reference.csr(x, values, columns, lengths, bias)
+    if route == "native":
+        return sparse.run_csr(x, values, columns, lengths, bias)
+    result: Tensor = sparse.csr(x, values, columns, lengths, bias)
+    return result
+
+
+_MOST_SPARSE = 0.5  # above this density, and many rows, the dense product is quicker
 
 
 def convolve(x: Tensor, c: Tensor) -> Tensor:

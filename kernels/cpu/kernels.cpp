@@ -32,6 +32,7 @@ const Kernels& table() {
       .separable_scratch = separable_scratch,
       .separable_forward = separable_forward,
       .acdc_row_forward = acdc_row_forward,
+      .structured = structured_table,
   };
   return kernels;
 }

@@ -31,8 +31,8 @@ inline int64_t stretches(const ck_pool* pool, int64_t threads, int64_t rows, int
   return count < grains ? count : grains;
 }
 
-// Calls work(first, last) or work(first, last, which) over 0 ... rows in at most as many stretches as there are threads; every stretch but the
-// last is a multiple of `grain` rows long. The cut depends on the arguments alone.
+// Calls work(first, last) or work(first, last, which) over 0 ... rows in at most as many stretches as there are
+// threads; every stretch but the last is a multiple of `grain` rows long. The cut depends on the arguments alone.
 template <class Work>
 void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain, Work&& work) {
   const int64_t grains = (rows + grain - 1) / grain;
@@ -61,6 +61,12 @@ void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain,
         (*c.work)(first, last < c.rows ? last : c.rows, part);
       },
       &context);
+}
+
+// Rows, a multiple of `group`, that are worth another thread when each takes `cost` multiply-adds or so.
+inline int64_t worthwhile_rows(int64_t cost, int64_t group) {
+  constexpr int64_t enough = 200000;
+  return (enough / (cost < 1 ? 1 : cost) / group + 1) * group;
 }
 
 // The C interface's edge: no exception passes it.

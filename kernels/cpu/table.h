@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "compressor_kernels.h"
+#include "structured_calls.h"
 
 namespace ck {
 
@@ -116,6 +117,17 @@ struct AcdcRowCall {
   float* scratch;
 };
 
+// Those of the layers but the cosine cascades; a compilation of their own.
+struct StructuredKernels {
+  void (*fwht)(const FwhtCall&);
+  void (*fastfood)(const FastfoodCall&);
+  void (*fastfood_backward)(const FastfoodCall&);
+  void (*monarch_pack)(const ck_monarch&, float* first, float* second);
+  void (*monarch)(const MonarchCall&);
+  void (*sparse)(const SparseCall&);
+  bool (*sparse_fits)(const ck_csr&);
+};
+
 // The gradients of a cascade over some rows; those of the parameters are added to ga, gd and gbias.
 struct AcdcBackwardCall {
   const ck_acdc* cascade;
@@ -142,19 +154,24 @@ struct Kernels {
   int64_t (*separable_scratch)(const ck_acdc&, const SeparableView&);
   void (*separable_forward)(const SeparableCall&);
   void (*acdc_row_forward)(const AcdcRowCall&);
+  const StructuredKernels& (*structured)();
 };
 
 namespace sse4 {
 const Kernels& table();
+const StructuredKernels& structured_table();
 }
 namespace avx2 {
 const Kernels& table();
+const StructuredKernels& structured_table();
 }
 namespace avx512 {
 const Kernels& table();
+const StructuredKernels& structured_table();
 }
 namespace neon {
 const Kernels& table();
+const StructuredKernels& structured_table();
 }
 
 // The best build that this machine runs; COMPRESSOR_KERNELS_ISA names a lesser one (read once).
