@@ -97,7 +97,7 @@ class Hashed(StructuredLayer):
         y: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{self._function()}",
             [x, self.values, self.key],
-            {},
+            {"out_features": self.out_features, "signed": int(self.config.signed)},
             dtype=x.dtype,
             shape=[*x.shape[:-1], self.out_features],
             version=DOMAIN_VERSION,

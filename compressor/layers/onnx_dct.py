@@ -67,7 +67,15 @@ def acdc_node(
     """
     depth, size = a.shape
     shape = Shape(x.shape[-1], out_features, size, depth, basis, relu, beta is not None, perm is not None)
-    attributes: dict[str, Any] = {"size": size, "depth": depth, "basis": basis, "relu": int(relu)}
+    attributes: dict[str, Any] = {
+        "size": size,
+        "depth": depth,
+        "basis": basis,
+        "relu": int(relu),
+        "bias": int(beta is not None),
+        "permuted": int(perm is not None),
+        "out_features": out_features,
+    }
     result: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{shape.name}",
         [value for value in (x, a, d, beta, perm) if value is not None],

@@ -165,7 +165,7 @@ def circulant_node(x: Tensor, c: Tensor, signs: Tensor, *, out_features: int, ex
     result: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{_circulant_name(x.shape[-1], out_features, n, terms, expanded)}",
         [x, c, signs],
-        {"size": n, "terms": terms},
+        {"size": n, "terms": terms, "out_features": out_features},
         dtype=x.dtype,
         shape=[*x.shape[:-1], out_features],
         version=DOMAIN_VERSION,
@@ -211,7 +211,7 @@ def afdf_node(x: Tensor, a: Tensor, d: Tensor, *, out_features: int) -> Tensor:
     result: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{_afdf_name(x.shape[-1], out_features, n, depth)}",
         [x, a, d],
-        {"size": n, "depth": depth},
+        {"size": n, "depth": depth, "out_features": out_features},
         dtype=x.dtype,
         shape=[*x.shape[:-1], out_features],
         version=DOMAIN_VERSION,
@@ -263,7 +263,7 @@ def toeplitz_node(x: Tensor, G: Tensor, H: Tensor, *, out_features: int) -> Tens
     result: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{_toeplitz_name(x.shape[-1], out_features, n, rank)}",
         [x, G, H],
-        {"size": n, "rank": rank},
+        {"size": n, "rank": rank, "out_features": out_features},
         dtype=x.dtype,
         shape=[*x.shape[:-1], out_features],
         version=DOMAIN_VERSION,

@@ -68,6 +68,13 @@ typedef struct ck_acdc {
 CK_API int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float* y, int64_t rows, int64_t x_stride,
                                int64_t y_stride, int64_t threads, const ck_pool* pool);
 
+/* The library is an onnxruntime custom-operator library too: its path goes to register_custom_ops_library.
+ * How many nodes of models onnxruntime has made with this library, ever since it was loaded. */
+CK_API int64_t ck_onnx_kernels(void);
+/* 1 where the operators entered the session options that the calling thread registered last, 0 where the runtime has
+ * not the interface that they need. */
+CK_API int ck_onnx_registered(void);
+
 #ifdef __cplusplus
 }
 #endif
