@@ -32,9 +32,10 @@ def test_native_cosine_transforms_are_the_formula(n: int, inverse: bool) -> None
     assert_in_budget(native.dct(x, inverse=inverse), plain(x), plain(x.double()))
 
 
+@pytest.mark.parametrize("rows", [1, 13])
 @pytest.mark.parametrize("n", SIZES)
-def test_a_native_cascade_is_the_formula(n: int) -> None:
-    x, a, d, bias = data(13, n), 1 + data(3, n, seed=1) / 4, 1 + data(3, n, seed=2) / 4, data(3, n, seed=3)
+def test_a_native_cascade_is_the_formula(n: int, rows: int) -> None:
+    x, a, d, bias = data(rows, n), 1 + data(3, n, seed=1) / 4, 1 + data(3, n, seed=2) / 4, data(3, n, seed=3)
     permutation = seeded.permutations(0, 10, 2, n)
     truth = reference.acdc(x.double(), a.double(), d.double(), bias.double(), permutation, n, True, False)
     plain = reference.acdc(x, a, d, bias, permutation, n, True, False)

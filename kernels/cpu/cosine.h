@@ -7,6 +7,7 @@
 // the inverse is the transpose: z = FFT^H (T^t X), unnormalised.
 #pragma once
 
+#include <complex>
 #include <cstdint>
 #include <vector>
 
@@ -14,6 +15,20 @@
 #include "tables.h"
 
 namespace ck {
+
+// exp(-2 pi i part / whole)
+std::complex<double> turn(int64_t part, int64_t whole);
+
+// The twiddle factors of a pass from `at` on; where they end.
+float* write_twiddles(const Pass& pass, float* at);
+
+// T for k < N/4: alpha, beta, alpha', beta', each re and im; and which coefficients come out (-1: none). Quad 0 takes
+// Z_0 and Z_{M/2}, or something that does not matter where M is odd.
+struct Quad {
+  float matrix[8];
+  int32_t index[4];
+  Quad(int64_t k, int64_t n);
+};
 
 struct CosinePlan {
   int64_t n, m;

@@ -4,6 +4,7 @@
 #include "simd.h"
 
 #include "acdc.h"
+#include "acdc_row.h"
 #include "matrix.h"
 
 namespace ck::CK_ISA {
@@ -19,6 +20,7 @@ const Kernels& table() {
       .matrix = matrix,
       .acdc_scratch = acdc_scratch,
       .acdc_forward = acdc_forward,
+      .acdc_row_forward = acdc_row_forward,
   };
   return kernels;
 }

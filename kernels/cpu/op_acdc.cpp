@@ -3,6 +3,7 @@
 
 #include "cosine.h"
 #include "parallel.h"
+#include "row_plan.h"
 #include "table.h"
 #include "tables.h"
 
@@ -42,6 +43,34 @@ void row(const ck_acdc& c, const DctMatrix& table, const float* x, float* y, flo
   for (int64_t i = 0; i < c.columns_out; i++) y[i] = h[i];
 }
 
+struct Matrices {
+  const ck_acdc* cascade;
+  const float* x;
+  float* y;
+  int64_t x_stride, y_stride;
+};
+
+// Rows on the lanes, and the few that do not fill the lanes one by one, where that is quicker.
+int fast(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* pool) {
+  const Kernels& build = kernels();
+  const bool can_single = RowPlan::supports(c.cascade->n, build.lanes);
+  const int64_t rest = rows % build.lanes, singles = can_single && 2 * rest < build.lanes ? rest : 0;
+  if (rows > singles) {
+    const CosineView plan = cached<CosinePlan::Key, CosinePlan>({c.cascade->n, build.radix}).view();
+    for_rows(pool, threads, rows - singles, build.lanes, [&](int64_t first, int64_t last) {
+      build.acdc_forward({c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, last - first, c.x_stride,
+                          c.y_stride, scratch(static_cast<size_t>(build.acdc_scratch(*c.cascade, plan)))});
+    });
+  }
+  if (singles) {
+    const RowView plan = cached<RowPlan::Key, RowPlan>({c.cascade->n, build.lanes}).view();
+    const int64_t first = rows - singles;
+    build.acdc_row_forward({c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, singles, c.x_stride,
+                            c.y_stride, scratch(static_cast<size_t>(2 * (c.cascade->n + build.lanes)))});
+  }
+  return CK_OK;
+}
+
 }  // namespace
 }  // namespace ck
 
@@ -50,16 +79,7 @@ extern "C" int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float
   using namespace ck;
   if (!cascade || !is_valid(*cascade) || rows < 0 || (rows && (!x || !y))) return CK_ERROR_ARGUMENT;
   if (cascade->flags & CK_ACDC_SEPARABLE) return CK_ERROR_UNSUPPORTED;
-  if (CosinePlan::supports(cascade->n))
-    return guarded([&] {
-      const CosineView plan = cached<CosinePlan::Key, CosinePlan>({cascade->n, kernels().radix}).view();
-      for_rows(pool, threads, rows, kernels().lanes, [&](int64_t first, int64_t last) {
-        float* memory = scratch(static_cast<size_t>(kernels().acdc_scratch(*cascade, plan)));
-        kernels().acdc_forward(
-            {cascade, plan, x + first * x_stride, y + first * y_stride, last - first, x_stride, y_stride, memory});
-      });
-      return static_cast<int>(CK_OK);
-    });
+  if (CosinePlan::supports(cascade->n)) return guarded([&] { return fast({cascade, x, y, x_stride, y_stride}, rows, threads, pool); });
   return guarded([&] {
     const DctMatrix& table = cached<int64_t, DctMatrix>(cascade->n);
     for_rows(pool, threads, rows, kernels().lanes, [&](int64_t first, int64_t last) {

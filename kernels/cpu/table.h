@@ -50,6 +50,18 @@ struct CosineView {
   int64_t family_count;
 };
 
+// A RowPlan's tables (row_plan.h).
+struct RowView {
+  int64_t n, m, length;
+  const Pass* passes;
+  int64_t pass_count;
+  const float* twist;
+  const int32_t* position;
+  int64_t groups;
+  const float* matrix;
+  const int32_t* special;
+};
+
 // The index of h that stands at v[s], s not counting the padding.
 inline int64_t makhoul_source(int64_t s, int64_t n) { return 2 * s < n ? 2 * s : 2 * (n - s) - 1; }
 
@@ -63,6 +75,16 @@ struct AcdcCall {
   float* scratch;
 };
 
+// A cascade over rows one by one. `scratch` has 2 n + 2 lanes floats, aligned to 64 bytes.
+struct AcdcRowCall {
+  const ck_acdc* cascade;
+  RowView plan;
+  const float* x;
+  float* y;
+  int64_t rows, x_stride, y_stride;
+  float* scratch;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -70,6 +92,7 @@ struct Kernels {
   void (*matrix)(const MatrixCall&);
   int64_t (*acdc_scratch)(const ck_acdc&, const CosineView&);
   void (*acdc_forward)(const AcdcCall&);
+  void (*acdc_row_forward)(const AcdcRowCall&);
 };
 
 namespace sse4 {
