@@ -11,7 +11,35 @@ from compressor_kernels import dispatch, native, reference
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")
 
-SIZES = [1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 24, 30, 32, 48, 56, 63, 64, 71, 96, 137, 256, 800, 1024, 2048, 3000, 4096, 4608]
+SIZES = [
+    1,
+    2,
+    3,
+    4,
+    6,
+    8,
+    10,
+    12,
+    14,
+    16,
+    24,
+    30,
+    32,
+    48,
+    56,
+    63,
+    64,
+    71,
+    96,
+    137,
+    256,
+    800,
+    1024,
+    2048,
+    3000,
+    4096,
+    4608,
+]
 
 
 def data(*shape: int, seed: int = 0) -> Tensor:
