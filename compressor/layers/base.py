@@ -82,6 +82,11 @@ def onnx_export() -> Iterator[None]:
         _exporting_onnx.reset(token)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile cannot look into a ContextVar
+def _is_onnx_export() -> bool:
+    return _exporting_onnx.get()
+
+
 class StructuredLayer(nn.Module, ABC):
     """A map of the last axis, ``(..., in_features) -> (..., out_features)``, with few parameters.
 
@@ -225,7 +230,7 @@ class StructuredLayer(nn.Module, ABC):
     # --- what all share -------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.onnx_node(x) if _exporting_onnx.get() else self.transform(x)
+        return self.onnx_node(x) if _is_onnx_export() else self.transform(x)
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
         """The equivalent ``weight (out, in)`` and ``bias (out,)``; ValueError when the layer is not linear."""

@@ -29,6 +29,7 @@ from compressor.layers.alternating import (
 )
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, largest, register
 from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor_kernels import dispatch
 
 
 class MonarchConfig(LayerConfig):
@@ -68,14 +69,7 @@ class Monarch(StructuredLayer):
             nn.init.uniform_(factor, -1 / math.sqrt(factor.shape[-1]), 1 / math.sqrt(factor.shape[-1]))
 
     def transform(self, x: Tensor) -> Tensor:
-        k, s, p, q = self.blocks, self.config.rank, self.first.shape[2], self.second.shape[1]
-        if k * p > self.in_features:
-            x = nn.functional.pad(x, (0, k * p - self.in_features))
-        h = x.reshape(-1, k, p).transpose(0, 1) @ self.first.mT  # (block, rows, class · s)
-        h = h.reshape(k, -1, k, s).permute(2, 1, 0, 3).flatten(-2)  # (class, rows, block · s)
-        y = (h @ self.second.mT).permute(1, 2, 0)  # (rows, q, class)
-        y = y.reshape(*x.shape[:-1], q * k)[..., : self.out_features]
-        return y if self.bias is None else y + self.bias
+        return dispatch.monarch(x, self.first, self.second, self.bias, self.out_features)
 
     def macs(self) -> int:
         """Of the two batched products, the padding included."""

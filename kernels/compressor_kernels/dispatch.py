@@ -5,10 +5,13 @@ Layers call these and never `reference` itself: here it is decided what the nati
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from compressor_kernels import native, reference
+from compressor_kernels import hadamard, native, reference
+from compressor_kernels import monarch as native_monarch
 
 
 def path(x: Tensor, op: str = "dct") -> str:
@@ -18,7 +21,34 @@ def path(x: Tensor, op: str = "dct") -> str:
     return f"reference ({x.device.type})"
 
 
-_NATIVE = {"dct", "idct", "acdc"}
+_NATIVE = {"dct", "idct", "acdc", "fwht", "fastfood", "monarch"}
+
+
+def _way(*tensors: Tensor) -> Literal["reference", "op", "direct"]:
+    """How the kernels are reached: by an operator of torch where it must be traced or differentiated.
+
+    Exported programs hold plain torch, so that they load where there are no kernels.
+    """
+    if not _has_library():
+        return "reference"
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            return "reference"
+    if torch.compiler.is_compiling():
+        return "reference" if torch.compiler.is_exporting() else "op"
+    if torch._C._are_functorch_transforms_active():  # the kernels have no rule for vmap
+        return "reference"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return "op"
+    return "direct" if all(type(tensor) in _PLAIN for tensor in tensors) else "op"
+
+
+_PLAIN = {Tensor, torch.nn.Parameter}
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_library() -> bool:
+    return native.library() is not None
 
 
 def _is_native(x: Tensor) -> bool:
@@ -74,7 +104,36 @@ def idct2d(x: Tensor) -> Tensor:
 
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`: Walsh–Hadamard, natural order, not normalised."""
-    return reference.fwht(x)
+    way = _way(x)
+    if way == "reference":
+        return reference.fwht(x)
+    result: Tensor = hadamard.run_fwht(x) if way == "direct" else hadamard.fwht(x)
+    return result
+
+
+def fastfood(
+    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str = "linear"
+) -> Tensor:
+    """`reference.fastfood`: a whole stack of blocks, and the nonlinearity if there is one."""
+    way = _way(x, B, G, S)
+    if way == "reference":
+        return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    if way == "direct":
+        return hadamard.run_fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    result: Tensor = hadamard.fastfood(x, B, permutation, G, S, scale, features)
+    return result
+
+
+def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """`reference.monarch`: block-diagonal, permutation, block-diagonal. For gradients, the plain one."""
+    tensors = (x, first, second) if bias is None else (x, first, second, bias)
+    way = _way(*tensors)
+    if way == "reference" or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+        return reference.monarch(x, first, second, bias, out_features)
+    if way == "direct":
+        return native_monarch.run_monarch(x, first, second, bias, out_features)
+    result: Tensor = native_monarch.monarch(x, first, second, bias, out_features)
+    return result
 
 
 def convolve(x: Tensor, c: Tensor) -> Tensor:

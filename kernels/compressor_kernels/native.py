@@ -44,6 +44,10 @@ _SIGNATURES: dict[str, list[type]] = {
     "ck_dct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_idct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_acdc_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_monarch_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_fwht_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
+    "ck_fastfood_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_fastfood_backward_f32": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
 }
 
 
@@ -96,7 +100,7 @@ def onnx_kernels() -> int:
 def describe(op: str, n: int, batch: int) -> str:
     """The path that the library takes for ``op`` at length ``n`` with ``batch`` rows."""
     text = ctypes.create_string_buffer(256)
-    check(_loaded().ck_describe(op.encode(), n, batch, text, len(text)))
+    check(loaded().ck_describe(op.encode(), n, batch, text, len(text)))
     return text.value.decode()
 
 
@@ -104,7 +108,7 @@ def dct(x: Tensor, *, inverse: bool = False) -> Tensor:
     """Orthonormal DCT-II of the last axis, or its inverse; float32 on the CPU."""
     rows = as_rows(x)
     y = torch.empty(x.shape, dtype=x.dtype)
-    call = _loaded().ck_idct_f32 if inverse else _loaded().ck_dct_f32
+    call = loaded().ck_idct_f32 if inverse else loaded().ck_dct_f32
     n = x.shape[-1]
     check(call(rows.data_ptr(), y.data_ptr(), len(rows), n, rows.stride(0), n, torch.get_num_threads(), None))
     return y
@@ -140,7 +144,7 @@ def acdc(
         *(None if table is None or not table.numel() else table.data_ptr() for table in tables),
     )
     check(
-        _loaded().ck_acdc_forward_f32(
+        loaded().ck_acdc_forward_f32(
             ctypes.byref(cascade),
             rows.data_ptr(),
             y.data_ptr(),
@@ -165,10 +169,10 @@ def as_rows(x: Tensor) -> Tensor:
 def check(error: int) -> None:
     """RuntimeError with the library's words for a code that is not 0."""
     if error:
-        raise RuntimeError(f"native kernel: {_loaded().ck_error_string(error).decode()}")
+        raise RuntimeError(f"native kernel: {loaded().ck_error_string(error).decode()}")
 
 
-def _loaded() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
     found = library()
     assert found is not None, "dispatch asks only where there is a library"
     return found

@@ -5,7 +5,9 @@
 
 #include "acdc.h"
 #include "acdc_row.h"
+#include "fastfood_backward.h"
 #include "matrix.h"
+#include "monarch.h"
 
 namespace ck::CK_ISA {
 
@@ -21,6 +23,11 @@ const Kernels& table() {
       .acdc_scratch = acdc_scratch,
       .acdc_forward = acdc_forward,
       .acdc_row_forward = acdc_row_forward,
+      .fwht = fwht,
+      .fastfood = fastfood,
+      .fastfood_backward = fastfood_backward,
+      .monarch_pack = monarch_pack,
+      .monarch = monarch,
   };
   return kernels;
 }

@@ -25,14 +25,20 @@ inline int64_t thread_count(const ck_pool* pool, int64_t threads) {
   return count < 1 ? 1 : count;
 }
 
-// Calls work(first, last) over 0 ... rows in at most as many stretches as there are threads; every stretch but the
-// last is a multiple of `grain` rows long. The cut depends on the arguments alone.
-template <class Work>
-void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain, Work&& work) {
+// In how many stretches `for_parts` cuts the rows: at most as many as there are threads.
+inline int64_t part_count(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain) {
   const int64_t grains = (rows + grain - 1) / grain;
-  const int64_t parts = thread_count(pool, threads) < grains ? thread_count(pool, threads) : grains;
+  return thread_count(pool, threads) < grains ? thread_count(pool, threads) : grains;
+}
+
+// Calls work(part, first, last) over 0 ... rows; every stretch but the last is a multiple of `grain` rows long. The cut
+// depends on the arguments alone.
+template <class Work>
+void for_parts(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain, Work&& work) {
+  const int64_t grains = (rows + grain - 1) / grain;
+  const int64_t parts = part_count(pool, threads, rows, grain);
   if (parts <= 1) {
-    if (rows > 0) work(int64_t{0}, rows);
+    if (rows > 0) work(int64_t{0}, int64_t{0}, rows);
     return;
   }
   struct Context {
@@ -46,9 +52,21 @@ void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain,
         const int64_t part = static_cast<int64_t>(index);
         const int64_t first = c.grains * part / c.parts * c.grain;
         const int64_t last = c.grains * (part + 1) / c.parts * c.grain;
-        (*c.work)(first, last < c.rows ? last : c.rows);
+        (*c.work)(part, first, last < c.rows ? last : c.rows);
       },
       &context);
+}
+
+// The same for work(first, last).
+template <class Work>
+void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain, Work&& work) {
+  for_parts(pool, threads, rows, grain, [&](int64_t, int64_t first, int64_t last) { work(first, last); });
+}
+
+// Rows, a multiple of `group`, that are worth another thread when each takes `cost` multiply-adds or so.
+inline int64_t worthwhile_rows(int64_t cost, int64_t group) {
+  constexpr int64_t enough = 200000;
+  return (enough / (cost < 1 ? 1 : cost) / group + 1) * group;
 }
 
 // The C interface's edge: no exception passes it.

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "compressor_kernels.h"
+#include "structured_calls.h"
 
 namespace ck {
 
@@ -93,6 +94,11 @@ struct Kernels {
   int64_t (*acdc_scratch)(const ck_acdc&, const CosineView&);
   void (*acdc_forward)(const AcdcCall&);
   void (*acdc_row_forward)(const AcdcRowCall&);
+  void (*fwht)(const FwhtCall&);
+  void (*fastfood)(const FastfoodCall&);
+  void (*fastfood_backward)(const FastfoodCall&);
+  void (*monarch_pack)(const ck_monarch&, float* first, float* second);
+  void (*monarch)(const MonarchCall&);
 };
 
 namespace sse4 {

@@ -6,6 +6,7 @@ const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all = {
       {"ACDC", 5, 3, {true, true, true, false, false},
        {"size", "depth", "relu", "bias", "permuted", "out_features"}, {"basis"}, make_acdc},
+      {"Fastfood", 5, 5, {true, true, false, true, true}, {"d", "blocks", "width"}, {"features"}, make_fastfood},
   };
   return all;
 }
