@@ -82,11 +82,6 @@ def onnx_export() -> Iterator[None]:
         _exporting_onnx.reset(token)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile cannot look into a ContextVar
-def _is_onnx_export() -> bool:
-    return _exporting_onnx.get()
-
-
 class StructuredLayer(nn.Module, ABC):
     """A map of the last axis, ``(..., in_features) -> (..., out_features)``, with few parameters.
 
@@ -230,7 +225,9 @@ class StructuredLayer(nn.Module, ABC):
     # --- what all share -------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.onnx_node(x) if _is_onnx_export() else self.transform(x)
+        if torch.compiler.is_dynamo_compiling() or not _exporting_onnx.get():  # Dynamo cannot read a ContextVar
+            return self.transform(x)
+        return self.onnx_node(x)
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
         """The equivalent ``weight (out, in)`` and ``bias (out,)``; ValueError when the layer is not linear."""

@@ -73,7 +73,7 @@ class DeepCompression(StructuredLayer):
         return self.codebook.index_select(0, self.codes.long())
 
     def transform(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.positions.scatter(self.values()), self.bias)
+        return self.positions.product(x, self.values(), self.bias)
 
     def onnx_node(self, x: Tensor) -> Tensor:
         y = sparse_node(x, self.positions, self.codebook, self.codes)

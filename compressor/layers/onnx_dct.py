@@ -1,6 +1,6 @@
 """ACDC as one ONNX node, and the body of its function (Moczulski 2019, 3.10; eq. 3.26).
 
-A function is made for one shape and named after it, ``ACDC_800x500_N800_K2_dct_bias_permuted``: sizes are
+A function is made for one shape and named after it, ``ACDC_800x500_N800_K2_bias_permuted``: sizes are
 literals in the body. With N = n1·n2 and the input as an ``n1 × n2`` matrix X, the cosine transform at
 ``k = ±k1 + 2 n1 q`` is ``P ∓ Q``::
 
@@ -47,7 +47,8 @@ class Shape:
         """The function's name; different shapes have different ones."""
         flags = [word for word, said in (("relu", self.relu), ("bias", self.bias), ("permuted", self.permuted)) if said]
         sizes = f"{self.in_features}x{self.out_features}_N{self.size}_K{self.depth}"
-        return "_".join(["ACDC", sizes, self.basis, *flags])
+        kind = "ACDC" if self.basis == "dct" else f"ACDC{self.basis}"  # native operators go by the kind
+        return "_".join([kind, sizes, *flags])
 
 
 def acdc_node(

@@ -95,7 +95,7 @@ class Pruned(StructuredLayer):
         return self.values if self.alive is None else self.values * self.alive
 
     def transform(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.positions.scatter(self.living()), self.bias)
+        return self.positions.product(x, self.living(), self.bias)
 
     def onnx_node(self, x: Tensor) -> Tensor:
         y = sparse_node(x, self.positions, self.living())

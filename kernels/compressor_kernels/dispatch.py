@@ -1,67 +1,67 @@
 """One function a transform, and the name of the path that it takes.
 
 Layers call these and never `reference` itself: here it is decided what the native kernels do and what plain torch.
+
+- Native, called at once: float32 on the CPU where nothing is recorded. A torch operator would cost more than a kernel.
+- Native, as a torch operator (`ops`): where a gradient is wanted, and within ``torch.compile``.
+- Plain torch: every other dtype and device, lengths without a native transform, no library; and while a program is
+  exported, so that the file runs where this package is not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from compressor_kernels import hadamard, native, reference
+from compressor_kernels import hadamard, native, ops, reference, sparse
 from compressor_kernels import monarch as native_monarch
+
+Route = Literal["reference", "operator", "native"]
 
 
 def path(x: Tensor, op: str = "dct") -> str:
-    """Which implementation ``op`` takes for ``x``."""
-    if _is_native(x) and op in _NATIVE:
-        return native.describe(op, x.shape[-1], x.numel() // max(1, x.shape[-1]))
+    """Which implementation ``op`` takes for ``x``; a native one names its instruction set and its way."""
+    known: dict[str, Callable[[int], bool]] = {
+        "dct": native.can_dct,
+        "idct": native.can_dct,
+        "acdc": native.can_cascade,
+        "fwht": hadamard.can_transform,
+        "fastfood": _always,
+        "monarch": _always,
+        "csr": _always,
+    }
+    n = x.shape[-1]
+    if op in known and known[op](n) and _route(x) != "reference":
+        return native.describe(op, n, x.numel() // max(1, n))
     return f"reference ({x.device.type})"
 
 
-_NATIVE = {"dct", "idct", "acdc", "fwht", "fastfood", "monarch"}
+def _always(n: int) -> bool:
+    return True
 
 
-def _way(*tensors: Tensor) -> Literal["reference", "op", "direct"]:
-    """How the kernels are reached: by an operator of torch where it must be traced or differentiated.
-
-    Exported programs hold plain torch, so that they load where there are no kernels.
-    """
-    if not _has_library():
-        return "reference"
-    for tensor in tensors:
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            return "reference"
+def _route(x: Tensor, *tables: Tensor | None) -> Route:
+    """How a call with these tensors is done, if its length has a native transform."""
     if torch.compiler.is_compiling():
-        return "reference" if torch.compiler.is_exporting() else "op"
-    if torch._C._are_functorch_transforms_active():  # the kernels have no rule for vmap
+        return "reference" if torch.compiler.is_exporting() or not native.takes(x, *tables) else "operator"
+    if (
+        not native.takes(x, *tables)
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ):
         return "reference"
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return "op"
-    return "direct" if all(type(tensor) in _PLAIN for tensor in tensors) else "op"
-
-
-_PLAIN = {Tensor, torch.nn.Parameter}
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _has_library() -> bool:
-    return native.library() is not None
-
-
-def _is_native(x: Tensor) -> bool:
-    """Whether the native kernels take ``x``: float32 in the CPU's memory, nothing being traced, and a library."""
-    return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and x.requires_grad)
-        and type(x) in (Tensor, torch.nn.Parameter)
-        and native.library() is not None
-    )
+    if torch._C._len_torch_dispatch_stack() or type(x) not in (Tensor, nn.Parameter):
+        return "operator"
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any(table is not None and table.requires_grad for table in tables)
+    ):
+        return "operator"
+    return "native" if x.numel() else "reference"
 
 
 def acdc(
@@ -75,21 +75,34 @@ def acdc(
     relu: bool = False,
     separable: bool = False,
 ) -> Tensor:
-    """`reference.acdc`: a whole cascade of diagonals between cosine transforms."""
-    tables = (x, a, d) if bias is None else (x, a, d, bias)
-    if not separable and all(_is_native(table) for table in tables):
-        return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
+    """`reference.acdc`: a whole cascade of diagonals between cosine transforms, in one call."""
+    if native.can_cascade(d.shape[1], separable=separable):
+        route = _route(x, a, d, bias)
+        if route == "native":
+            return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
+        if route == "operator":
+            return ops.acdc(x, a, d, bias, permutation, out_features, relu, separable)
     return reference.acdc(x, a, d, bias, permutation, out_features, relu, separable)
 
 
 def dct(x: Tensor) -> Tensor:
     """`reference.dct`: orthonormal DCT-II along the last axis."""
-    return native.dct(x) if _is_native(x) else reference.dct(x)
+    return _dct(x, reference.dct, inverse=False)
 
 
 def idct(x: Tensor) -> Tensor:
     """`reference.idct`: orthonormal DCT-III along the last axis."""
-    return native.dct(x, inverse=True) if _is_native(x) else reference.idct(x)
+    return _dct(x, reference.idct, inverse=True)
+
+
+def _dct(x: Tensor, plain: Callable[[Tensor], Tensor], *, inverse: bool) -> Tensor:
+    if native.can_dct(x.shape[-1]):
+        route = _route(x)
+        if route == "native":
+            return native.dct(x, inverse=inverse)
+        if route == "operator":
+            return ops.dct(x, inverse=inverse)
+    return plain(x)
 
 
 def dct2d(x: Tensor) -> Tensor:
@@ -104,10 +117,10 @@ def idct2d(x: Tensor) -> Tensor:
 
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`: Walsh–Hadamard, natural order, not normalised."""
-    way = _way(x)
-    if way == "reference":
+    route = _route(x)
+    if route == "reference":
         return reference.fwht(x)
-    result: Tensor = hadamard.run_fwht(x) if way == "direct" else hadamard.fwht(x)
+    result: Tensor = hadamard.run_fwht(x) if route == "native" else hadamard.fwht(x)
     return result
 
 
@@ -115,10 +128,10 @@ def fastfood(
     x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str = "linear"
 ) -> Tensor:
     """`reference.fastfood`: a whole stack of blocks, and the nonlinearity if there is one."""
-    way = _way(x, B, G, S)
-    if way == "reference":
+    route = _route(x, B, G, S)
+    if route == "reference":
         return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
-    if way == "direct":
+    if route == "native":
         return hadamard.run_fastfood(x, B, permutation, G, S, scale=scale, features=features)
     result: Tensor = hadamard.fastfood(x, B, permutation, G, S, scale, features)
     return result
@@ -126,14 +139,29 @@ def fastfood(
 
 def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`reference.monarch`: block-diagonal, permutation, block-diagonal. For gradients, the plain one."""
-    tensors = (x, first, second) if bias is None else (x, first, second, bias)
-    way = _way(*tensors)
-    if way == "reference" or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+    route = _route(x, first, second, bias)
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, first, second, bias))
+    if route == "reference" or wanted:
         return reference.monarch(x, first, second, bias, out_features)
-    if way == "direct":
+    if route == "native":
         return native_monarch.run_monarch(x, first, second, bias, out_features)
     result: Tensor = native_monarch.monarch(x, first, second, bias, out_features)
     return result
+
+
+def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    """`reference.csr`: a product with a matrix in compressed sparse rows."""
+    route = _route(x, values, bias)
+    dense = x.shape[-1] * len(lengths)
+    if route == "reference" or len(values) > _MOST_SPARSE * dense:
+        return reference.csr(x, values, columns, lengths, bias)
+    if route == "native":
+        return sparse.run_csr(x, values, columns, lengths, bias)
+    result: Tensor = sparse.csr(x, values, columns, lengths, bias)
+    return result
+
+
+_MOST_SPARSE = 0.5  # above this density, and many rows, the dense product is quicker
 
 
 def convolve(x: Tensor, c: Tensor) -> Tensor:

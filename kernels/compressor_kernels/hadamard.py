@@ -1,7 +1,7 @@
 """Walsh–Hadamard transforms and Fastfood stacks by the native kernels: the calls, and the operators of torch.
 
-``torch.ops.compressor.fwht`` and ``fastfood`` take float32 in the CPU's memory and have a gradient; a gradient of the
-gradient they have not.
+``torch.ops.compressor_kernels.fwht`` and ``fastfood`` take float32 in the CPU's memory and have a gradient; a gradient
+of that they have not.
 """
 
 from __future__ import annotations
@@ -39,10 +39,15 @@ class Stack(ctypes.Structure):
     ]
 
 
+def can_transform(n: int) -> bool:
+    """Whether a Walsh–Hadamard transform has this length."""
+    return n > 0 and n & (n - 1) == 0
+
+
 def run_fwht(x: Tensor) -> Tensor:
     """`reference.fwht`, without autograd."""
     n = x.shape[-1]
-    if n & (n - 1) or n == 0:
+    if not can_transform(n):
         raise ValueError(f"a Walsh–Hadamard transform needs a power of two, not {n}")
     rows = as_rows(x)
     y = torch.empty(x.shape, dtype=x.dtype)
@@ -92,7 +97,7 @@ def _stack(columns: int, tables: list[Tensor], scale: float, features: str) -> S
     )
 
 
-@torch.library.custom_op("compressor::fwht", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::fwht", mutates_args=(), device_types="cpu")
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`."""
     return run_fwht(x)
@@ -111,7 +116,7 @@ def _fwht_backward(ctx: Any, grad: Tensor) -> Tensor:
 fwht.register_autograd(_fwht_backward)
 
 
-@torch.library.custom_op("compressor::fastfood", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::fastfood", mutates_args=(), device_types="cpu")
 def fastfood(x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: float, features: str) -> Tensor:
     """`reference.fastfood`."""
     return run_fastfood(x, B, permutation, G, S, scale=scale, features=features)
@@ -122,7 +127,7 @@ def _(x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: fl
     return x.new_empty((*x.shape[:-1], S.shape[0] * (2 if features == "rbf" else 1)))
 
 
-@torch.library.custom_op("compressor::fastfood_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::fastfood_backward", mutates_args=(), device_types="cpu")
 def fastfood_backward(
     grad: Tensor, x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: float, features: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Monarch products by the native kernels: the call, and the operator of torch.
 
-``torch.ops.compressor.monarch`` has a gradient, in plain torch and computed with the middle again; where a gradient is
-wanted, autograd through `reference.monarch` is quicker, and dispatch takes that.
+``torch.ops.compressor_kernels.monarch`` has a gradient, in plain torch and computed with the middle again; where one
+is wanted, autograd through `reference.monarch` is quicker, and dispatch takes that.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def run_monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, o
     return y
 
 
-@torch.library.custom_op("compressor::monarch", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::monarch", mutates_args=(), device_types="cpu")
 def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`reference.monarch`."""
     return run_monarch(x, first, second, bias, out_features)

@@ -37,14 +37,18 @@ class Cascade(ctypes.Structure):
     ]
 
 
-# The arguments of every function that returns an error code; pool and threads come last in all.
+# The arguments of every function that returns a whole number; threads and pool come last.
 _P, _N = c_void_p, c_int64
 _SIGNATURES: dict[str, list[type]] = {
     "ck_describe": [c_char_p, _N, _N, c_char_p, _N],
+    "ck_fma_f32": [_N],
     "ck_dct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_idct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_acdc_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_acdc_backward_f32": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _N, _P],
     "ck_monarch_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_csr_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_csr_backward_f32": [_P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
     "ck_fwht_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_fastfood_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
     "ck_fastfood_backward_f32": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
@@ -89,12 +93,41 @@ def onnx_library_path() -> Path | None:
 
 def onnx_is_registered() -> bool:
     """Whether the operators entered the session options that this thread gave the library to last."""
-    return bool(_loaded().ck_onnx_registered())
+    return bool(loaded().ck_onnx_registered())
 
 
 def onnx_kernels() -> int:
     """How many nodes of models onnxruntime has made with the library, in this process."""
-    return int(_loaded().ck_onnx_kernels())
+    return int(loaded().ck_onnx_kernels())
+
+
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether all are float32 in the CPU's memory, and there is a library."""
+    for tensor in tensors:
+        if tensor is not None and (tensor.dtype is not torch.float32 or not tensor.is_cpu):
+            return False
+    return bool(is_loaded())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_loaded() -> bool:
+    """Whether there is a library, loading it at the first call."""
+    return library() is not None
+
+
+@functools.cache
+def can_dct(n: int) -> bool:
+    """Whether there is a native transform that beats torch's: for even n, n/2 having no prime factor above 7."""
+    rest = n // 2
+    for prime in (2, 3, 5, 7):
+        while rest and rest % prime == 0:
+            rest //= prime
+    return n % 2 == 0 and rest == 1
+
+
+def can_cascade(n: int, *, separable: bool = False) -> bool:
+    """Whether there is a native cascade of this length, with its gradient."""
+    return can_dct(n) and not separable
 
 
 def describe(op: str, n: int, batch: int) -> str:
@@ -131,18 +164,7 @@ def acdc(
     """
     rows = as_rows(x)
     y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype)
-    tables = [None if table is None else table.contiguous() for table in (a, d, bias, permutation)]
-    cascade = Cascade(
-        d.shape[1],
-        d.shape[0],
-        x.shape[-1],
-        out_features,
-        RELU * relu
-        | SEPARABLE * separable
-        | FIRST_FIXED * (len(a) < len(d))
-        | INDEX_16 * (permutation is not None and permutation.dtype == torch.uint16),
-        *(None if table is None or not table.numel() else table.data_ptr() for table in tables),
-    )
+    cascade, _tables = _cascade(x.shape[-1], a, d, bias, permutation, out_features, relu, separable)
     check(
         loaded().ck_acdc_forward_f32(
             ctypes.byref(cascade),
@@ -156,6 +178,66 @@ def acdc(
         )
     )
     return y
+
+
+def acdc_backward(
+    grad: Tensor,
+    x: Tensor,
+    a: Tensor,
+    d: Tensor,
+    bias: Tensor | None,
+    permutation: Tensor | None,
+    *,
+    relu: bool,
+    separable: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The gradients of x, a, d and bias from that of the output of `acdc`."""
+    rows, grads = as_rows(x), as_rows(grad)
+    cascade, _tables = _cascade(x.shape[-1], a, d, bias, permutation, grad.shape[-1], relu, separable)
+    found = [torch.empty(table.shape, dtype=x.dtype) for table in (x, a, d)]
+    of_bias = None if bias is None else torch.empty(bias.shape, dtype=x.dtype)
+    check(
+        loaded().ck_acdc_backward_f32(
+            ctypes.byref(cascade),
+            rows.data_ptr(),
+            grads.data_ptr(),
+            *(table.data_ptr() for table in found),
+            None if of_bias is None else of_bias.data_ptr(),
+            len(rows),
+            rows.stride(0),
+            grads.stride(0),
+            x.shape[-1],
+            torch.get_num_threads(),
+            None,
+        )
+    )
+    return found[0], found[1], found[2], of_bias
+
+
+def _cascade(
+    in_features: int,
+    a: Tensor,
+    d: Tensor,
+    bias: Tensor | None,
+    permutation: Tensor | None,
+    out_features: int,
+    relu: bool,
+    separable: bool,
+) -> tuple[Cascade, list[Tensor | None]]:
+    """The description of a cascade, and the tensors that must live as long as it does."""
+    tables = [None if table is None else table.contiguous() for table in (a, d, bias, permutation)]
+    cascade = Cascade(
+        d.shape[1],
+        d.shape[0],
+        in_features,
+        out_features,
+        RELU * relu
+        | SEPARABLE * separable
+        | FIRST_FIXED * (len(a) < len(d))
+        | INDEX_16 * (permutation is not None and permutation.dtype == torch.uint16),
+        *(None if table is None or not table.numel() else table.data_ptr() for table in tables),
+    )
+    return cascade, tables
 
 
 def as_rows(x: Tensor) -> Tensor:

@@ -218,6 +218,22 @@ def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_f
     return y if bias is None else y + bias
 
 
+def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + b`` with W in compressed sparse rows, through the dense matrix.
+
+    ``values, columns (count,)``, row after row; ``lengths (out,)``, how many of them each row has.
+    """
+    return F.linear(x, spread(values, columns, lengths, x.shape[-1]), bias)
+
+
+def spread(values: Tensor, columns: Tensor, lengths: Tensor, in_features: int) -> Tensor:
+    """The dense matrix ``(out, in)`` of compressed sparse rows."""
+    rows = torch.arange(len(lengths), device=lengths.device)
+    rows = rows.repeat_interleave(lengths.long(), output_size=len(values))
+    flat = rows * in_features + columns.long()
+    return values.new_zeros(len(lengths) * in_features).scatter(0, flat, values).reshape(len(lengths), in_features)
+
+
 def convolve(x: Tensor, c: Tensor) -> Tensor:
     """Circular convolutions, ``y_ti = Σ_j c_t[(i−j) mod N] x_tj``: ``x (..., T or 1, N), c (T, N) -> (..., T, N)``."""
     return _convolve(x, c, terms_are_added=False)

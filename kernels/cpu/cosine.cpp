@@ -173,6 +173,7 @@ void CosinePlan::pad() {
   for (int32_t& p : pairs) p = static_cast<int32_t>(padded(p));
   vectors = 2 * (padded(m) + 1);
   slot.resize(static_cast<size_t>(n));
+  for (int64_t s = 0; s < n; s++) natural.push_back(static_cast<uint32_t>(s));
   for (int64_t s = 0; s < n; s++)
     slot[makhoul_source(s, n)] = static_cast<uint32_t>(2 * padded(s / 2) + s % 2);
 }

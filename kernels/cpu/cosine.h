@@ -36,7 +36,7 @@ struct CosinePlan {
   std::vector<Pass> passes;
   int64_t quads;
   std::vector<int32_t> position, index, pairs;  // as in CosineView
-  std::vector<uint32_t> slot;
+  std::vector<uint32_t> slot, natural;
   int64_t vectors;
   Floats matrix;
   std::vector<Family> families;

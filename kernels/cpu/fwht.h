@@ -2,6 +2,7 @@
 #pragma once
 
 #include "granule.h"
+#include "structured_calls.h"
 
 namespace ck::CK_ISA {
 

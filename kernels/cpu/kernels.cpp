@@ -4,10 +4,11 @@
 #include "simd.h"
 
 #include "acdc.h"
+#include "acdc_backward.h"
 #include "acdc_row.h"
-#include "fastfood_backward.h"
+#include "dct.h"
 #include "matrix.h"
-#include "monarch.h"
+#include "peak.h"
 
 namespace ck::CK_ISA {
 
@@ -19,15 +20,16 @@ const Kernels& table() {
       .name = CK_TEXT(CK_ISA),
       .lanes = LANES,
       .radix = FEW_REGISTERS ? 4 : 8,
+      .fma_rounds = fma_rounds,
       .matrix = matrix,
+      .dct_scratch = dct_scratch,
+      .dct = dct,
       .acdc_scratch = acdc_scratch,
       .acdc_forward = acdc_forward,
+      .acdc_backward_scratch = acdc_backward_scratch,
+      .acdc_backward = acdc_backward,
       .acdc_row_forward = acdc_row_forward,
-      .fwht = fwht,
-      .fastfood = fastfood,
-      .fastfood_backward = fastfood_backward,
-      .monarch_pack = monarch_pack,
-      .monarch = monarch,
+      .structured = structured_table,
   };
   return kernels;
 }

@@ -48,7 +48,7 @@ extern "C" int ck_fastfood_forward_f32(const ck_fastfood* stack, const float* x,
     for_rows(pool, threads, rows, grain(*stack), [&](int64_t first, int64_t last) {
       FastfoodCall call = prepared(stack, x + first * x_stride, x_stride, last - first);
       call.y = y + first * y_stride, call.y_stride = y_stride;
-      kernels().fastfood(call);
+      kernels().structured().fastfood(call);
     });
     return static_cast<int>(CK_OK);
   });
@@ -64,14 +64,14 @@ extern "C" int ck_fastfood_backward_f32(const ck_fastfood* stack, const float* x
   return guarded([&] {
     // Each stretch of rows sums up on its own, and the sums are added in the order of the rows.
     const int64_t size = stack->blocks * stack->d, each = 2 * size + stack->width;
-    const int64_t parts = part_count(pool, threads, rows, grain(*stack));
+    const int64_t parts = stretches(pool, threads, rows, grain(*stack));
     Floats sums(static_cast<size_t>(parts * each));
-    for_parts(pool, threads, rows, grain(*stack), [&](int64_t part, int64_t first, int64_t last) {
+    for_rows(pool, threads, rows, grain(*stack), [&](int64_t first, int64_t last, int64_t part) {
       FastfoodCall call = prepared(stack, x + first * x_stride, x_stride, last - first);
       call.grad_y = grad_y + first * y_stride, call.y_stride = y_stride;
       call.grad_x = grad_x ? grad_x + first * stack->columns_in : nullptr;
       call.grad_b = sums.get() + part * each, call.grad_g = call.grad_b + size, call.grad_s = call.grad_g + size;
-      kernels().fastfood_backward(call);
+      kernels().structured().fastfood_backward(call);
     });
     if (!wants_diagonals) return static_cast<int>(CK_OK);
     std::memset(grad_b, 0, sizeof(float) * static_cast<size_t>(size));

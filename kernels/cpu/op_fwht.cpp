@@ -8,7 +8,7 @@ extern "C" int ck_fwht_f32(const float* x, float* y, int64_t rows, int64_t n, in
   if (n < 1 || n & (n - 1) || rows < 0 || (rows && (!x || !y))) return CK_ERROR_ARGUMENT;
   return guarded([&] {
     for_rows(pool, threads, rows, worthwhile_rows(16 * n, 1), [&](int64_t first, int64_t last) {
-      kernels().fwht({x + first * x_stride, y + first * y_stride, last - first, n, x_stride, y_stride});
+      kernels().structured().fwht({x + first * x_stride, y + first * y_stride, last - first, n, x_stride, y_stride});
     });
     return static_cast<int>(CK_OK);
   });

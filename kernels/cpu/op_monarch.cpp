@@ -39,7 +39,7 @@ extern "C" int ck_monarch_forward_f32(const ck_monarch* stack, const float* x, f
     call.stack = stack, call.x_stride = x_stride, call.y_stride = y_stride;
     if (rows >= worth_packing) {
       float* room = packed_weights(static_cast<size_t>(side + monarch_packed(m, m.q, lanes)));
-      kernels().monarch_pack(m, room, room + side);
+      kernels().structured().monarch_pack(m, room, room + side);
       call.first = room, call.second = room + side;
     }
     const int64_t cost = m.blocks * m.blocks * m.rank * (m.p + m.q);
@@ -47,7 +47,7 @@ extern "C" int ck_monarch_forward_f32(const ck_monarch* stack, const float* x, f
       MonarchCall part = call;
       part.x = x + begin * x_stride, part.y = y + begin * y_stride, part.rows = end - begin;
       part.scratch = scratch(static_cast<size_t>(monarch_floats(m, lanes)));
-      kernels().monarch(part);
+      kernels().structured().monarch(part);
     });
     return static_cast<int>(CK_OK);
   });

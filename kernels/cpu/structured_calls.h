@@ -53,4 +53,18 @@ inline int64_t monarch_floats(const ck_monarch& m, int64_t lanes) {
   return 6 * (m.blocks * m.rank * classes + 16) + m.blocks * 16 + m.blocks * m.q;
 }
 
+// A sparse matrix over some rows. With y: forward. Else from grad_y: grad_x (rows, columns_in), dense, is overwritten,
+// grad_values is added to; either may be NULL.
+struct SparseCall {
+  const ck_csr* matrix;
+  const float* x;
+  float* y;
+  int64_t rows, x_stride, y_stride;
+  const float* grad_y;  // with y_stride
+  float *grad_x, *grad_values;
+  float* scratch;  // sparse_floats, aligned to 64 bytes
+};
+
+inline int64_t sparse_floats(const ck_csr& m) { return 32 * (m.columns_in + m.columns_out); }
+
 }  // namespace ck

@@ -49,6 +49,9 @@ CK_API int64_t ck_onnx_kernels(void);
  * not the interface that they need. */
 CK_API int ck_onnx_registered(void);
 
+/* For benchmarks: `count` rounds of fused multiply-adds, as many as this core can do; the operations of one round. */
+CK_API int ck_fma_f32(int64_t count);
+
 /* Orthonormal DCT-II along each row, y = x C, and its inverse y = x C^T. */
 CK_API int ck_dct_f32(const float* x, float* y, int64_t rows, int64_t n, int64_t x_stride, int64_t y_stride,
                       int64_t threads, const ck_pool* pool);
@@ -74,6 +77,12 @@ typedef struct ck_acdc {
 
 CK_API int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float* y, int64_t rows, int64_t x_stride,
                                int64_t y_stride, int64_t threads, const ck_pool* pool);
+
+/* The gradients of the same call from gy, that of y. All of gx (rows, columns_in), ga (like a), gd and gbias (k, n) are
+ * overwritten; ga is not touched where `a` has no rows, gbias may be NULL. Nothing need be kept from the forward call. */
+CK_API int ck_acdc_backward_f32(const ck_acdc* cascade, const float* x, const float* gy, float* gx, float* ga,
+                                float* gd, float* gbias, int64_t rows, int64_t x_stride, int64_t gy_stride,
+                                int64_t gx_stride, int64_t threads, const ck_pool* pool);
 
 /* y = x H, Walsh-Hadamard in natural order, not normalised (H H = n I); n a power of two. x and y may be the same. */
 CK_API int ck_fwht_f32(const float* x, float* y, int64_t rows, int64_t n, int64_t x_stride, int64_t y_stride,
@@ -113,6 +122,24 @@ typedef struct ck_monarch {
 
 CK_API int ck_monarch_forward_f32(const ck_monarch* stack, const float* x, float* y, int64_t rows, int64_t x_stride,
                                   int64_t y_stride, int64_t threads, const ck_pool* pool);
+
+/* y = x W^T + bias, W (columns_out, columns_in) in compressed sparse rows: `lengths` holds how many entries each row has,
+ * `columns` and `values` row after row where they stand and what they are. Whole numbers of 1, 2 (unsigned) or 4 bytes. */
+typedef struct ck_csr {
+  int64_t columns_in, columns_out, count;
+  int64_t column_bytes, length_bytes;
+  const void* columns; /* (count), each below columns_in */
+  const void* lengths; /* (columns_out), together count */
+  const float* values; /* (count) */
+  const float* bias;   /* (columns_out) or NULL */
+} ck_csr;
+
+CK_API int ck_csr_forward_f32(const ck_csr* matrix, const float* x, float* y, int64_t rows, int64_t x_stride,
+                              int64_t y_stride, int64_t threads, const ck_pool* pool);
+/* Gradients by x (rows, columns_in), dense, and by the values (count), from that by y; either may be NULL. */
+CK_API int ck_csr_backward_f32(const ck_csr* matrix, const float* x, const float* grad_y, float* grad_x,
+                               float* grad_values, int64_t rows, int64_t x_stride, int64_t y_stride, int64_t threads,
+                               const ck_pool* pool);
 
 #ifdef __cplusplus
 }
