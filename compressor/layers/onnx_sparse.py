@@ -48,7 +48,9 @@ def sparse_functions(positions: Positions, *, shared: bool = False) -> list[onnx
 
 def _name(positions: Positions, shared: bool) -> str:
     dense = positions.count * 2 > positions.in_features * positions.out_features
-    kind = "Sparse" + "Shared" * shared + "Dense" * dense  # "Dense" has no native operator: the body's matmul is quicker
+    kind = (
+        "Sparse" + "Shared" * shared + "Dense" * dense
+    )  # "Dense" has no native operator: the body's matmul is quicker
     return f"{kind}_{positions.in_features}to{positions.out_features}"
 
 
