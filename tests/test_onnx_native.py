@@ -70,25 +70,23 @@ def test_a_file_gives_the_same_with_the_library_and_without(
     kinds = [node.op_type.split("_")[0] for node in onnx.load(path).graph.node if node.domain == "compressor"]
     assert len(kinds) == 2
     assert nodes == sum(kind in KINDS for kind in kinds)
-    assert nodes or config.get("basis") == "dct2d"
+    assert all(kind in KINDS or kind == "ACDCdct2d" or kind.endswith("Dense") for kind in kinds)
     for rows in (1, 3, 37):
         x = torch.randn(rows, 63)
         assert_equal(run(fast, x), run(stock, x))
         with torch.no_grad():
             assert_equal(run(fast, x), model(x))
-    if nodes:  # onnxruntime's own MatMul refuses what some bodies make of no rows
-        assert run(fast, torch.zeros(0, 63)).shape == (0, 71)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", [(3, 5, 21), (0, 5, 21), (2, 0, 21), (2, 1, 3, 21)], ids=str)
-def test_leading_axes_are_kept(method: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_leading_axes_are_kept_and_a_batch_may_be_empty(method: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    save_onnx(layer(method, {}, 21, 21), (torch.zeros(2, *shape[1:]),), path)
+    save_onnx(layer(method, {}, 21, 33, bias=False), (torch.zeros(2, 4, 5, 21),), path)
     stock, fast, nodes = sessions(path)
     assert nodes == 1
-    x = torch.randn(*shape)
+    x = torch.randn(3, 4, 5, 21)
     assert_equal(run(fast, x), run(stock, x))
+    assert run(fast, x[:0]).shape == (0, 4, 5, 33)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 137, 800, 1024, 3000])
@@ -320,12 +318,11 @@ def test_two_sessions_in_two_threads_do_not_disturb_each_other(tmp_path: Path) -
         save_onnx(nn.Sequential(layer(method, {}, n, n), layer(method, {}, n, n)), (torch.zeros(2, n),), path)
         session = compressor.onnx_session(path, threads=2)
         x = torch.randn(300, n)
-        made.append((session, x, run(session, x)))
+        made.append((session, x, {rows: run(session, x[:rows]) for rows in (1, 7, 300, 64)}))
 
-    def repeat(session: onnxruntime.InferenceSession, x: Tensor, expected: Tensor) -> None:
-        for rows in [1, 7, 300, 64] * 8:
-            found = run(session, x[:rows])
-            if not torch.allclose(found, expected[:rows], rtol=0, atol=1e-5):
+    def repeat(session: onnxruntime.InferenceSession, x: Tensor, expected: dict[int, Tensor]) -> None:
+        for rows in list(expected) * 8:
+            if not torch.equal(run(session, x[:rows]), expected[rows]):
                 wrong.append(rows)
 
     threads = [threading.Thread(target=repeat, args=entry) for entry in made * 2]
