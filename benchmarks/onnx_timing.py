@@ -86,7 +86,7 @@ def measured(folder: Path, case: dict[str, Any], library: Path, seconds: float) 
     [expected], [found] = (one.run(None, {"x": x}) for one in (stock, native))
     others = {kind: bound(session(files[kind], None), x) for kind in ("dense", "nothing")}
     return {
-        "name": case["name"],
+        **{key: case[key] for key in ("layer", "n", "batch")},
         "nodes": nodes,
         "difference": float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())),
         "us": in_turns({"body": bound(stock, x), "native": bound(native, x), **others}, seconds),

@@ -27,8 +27,8 @@ from compressor_kernels import native, onnx_library_path
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")
 
-METHODS = ("acdc", "fastfood", "phd", "pruned", "deep_compression")  # those with a native operator
-KINDS = {"ACDC", "Fastfood", "PHD", "Sparse", "SparseShared"}
+METHODS = ("acdc", "fastfood", "monarch", "phd", "pruned", "deep_compression")  # those with a native operator
+KINDS = {"ACDC", "Fastfood", "Monarch", "PHD", "Sparse", "SparseShared"}
 EXAMPLES = [(name, example, True) for name in METHODS for example in methods()[name].layer.examples()]
 EXAMPLES += [(name, {}, False) for name in METHODS]
 
@@ -70,7 +70,7 @@ def test_a_file_gives_the_same_with_the_library_and_without(
     kinds = [node.op_type.split("_")[0] for node in onnx.load(path).graph.node if node.domain == "compressor"]
     assert len(kinds) == 2
     assert nodes == sum(kind in KINDS for kind in kinds)
-    assert all(kind in KINDS or kind == "ACDCdct2d" or kind.endswith("Dense") for kind in kinds)
+    assert all(kind in KINDS or kind.removesuffix("Dense") in KINDS for kind in kinds)
     for rows in (1, 3, 37):
         x = torch.randn(rows, 63)
         assert_equal(run(fast, x), run(stock, x))
@@ -89,12 +89,20 @@ def test_leading_axes_are_kept_and_a_batch_may_be_empty(method: str, tmp_path: P
     assert run(fast, x[:0]).shape == (0, 4, 5, 33)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 137, 800, 1024, 3000])
-def test_cascades_of_any_length_are_equal(n: int, tmp_path: Path) -> None:
+FAST = {"dct": [2, 6, 64, 800, 1024, 3000], "dct2d": [4, 48, 1024, 3000, 3136]}  # 3000 = 50 · 60
+SLOW = {"dct": [1, 3, 22, 137], "dct2d": [1, 2, 26, 72, 800]}  # 72 = 8 · 9
+LENGTHS = [(basis, n, fast) for fast, of in ((True, FAST), (False, SLOW)) for basis in of for n in of[basis]]
+
+
+@pytest.mark.parametrize(("basis", "n", "is_fast"), LENGTHS, ids=str)
+def test_cascades_of_any_length_are_equal_and_native_where_there_is_a_fast_transform(
+    basis: str, n: int, is_fast: bool, tmp_path: Path
+) -> None:
     path = tmp_path / "model.onnx"
-    save_onnx(layer("acdc", {"size": n, "depth": 3, "relu": True}, n, n), (torch.zeros(2, n),), path)
+    config = {"size": n, "depth": 3, "relu": True, "basis": basis}
+    save_onnx(layer("acdc", config, n, n), (torch.zeros(2, n),), path)
     stock, fast, nodes = sessions(path)
-    assert nodes == 1
+    assert nodes == int(is_fast)
     for rows in (1, 19):
         x = torch.randn(rows, n)
         assert_equal(run(fast, x), run(stock, x))

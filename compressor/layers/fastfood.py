@@ -25,7 +25,7 @@ from compressor.layers.base import LayerConfig, Metric, ParameterKind, register
 from compressor.layers.features import FeatureConfig, FeatureLayer
 from compressor.layers.onnx_fastfood import fastfood_functions, fastfood_node
 from compressor.layers.sizes import power_of_two
-from compressor.layers.solve import fit_linear, wanted_offset
+from compressor.layers.solve import fit_linear
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ class Fastfood(FeatureLayer):
         n = self.width
         blocks = math.ceil(n / d)
         for name, values in _diagonals(c.seed, blocks, d, n).items():
-            if c.adaptive:
-                self.register_parameter(name, nn.Parameter(values))
-            else:
-                self.register_buffer(name, values, persistent=False)
+            self.register_drawn(name, values)
         self.register_buffer("permutation", seeded.permutations(c.seed, _PERMUTATION, blocks, d), persistent=False)
 
     def kind(self, name: str) -> ParameterKind:
@@ -156,11 +153,8 @@ class Fastfood(FeatureLayer):
             {"features": "relu", "adaptive": False},
         ]
 
-    def fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
         fit_linear(self, weight, metric, order=3)
-        if self.bias is not None:
-            with torch.no_grad():
-                self.bias.copy_(wanted_offset(self, weight, bias, metric))
 
 
 def _diagonals(seed: int, blocks: int, d: int, n: int) -> dict[str, Tensor]:

@@ -12,24 +12,22 @@ padded. Stored: ``first (k, k·s, p)``, rows ordered (class, s); ``second (k, q,
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.layers.alternating import (
-    Factors,
-    balanced,
-    damped,
-    descend,
-    least_squares_step,
-    left_vectors,
-    padded_metric,
-)
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, largest, register
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric
+from compressor.layers.base import LayerConfig, Metric, largest, register
+from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.onnx_monarch import Shape, monarch_functions, monarch_node
+from compressor.layers.semidefinite import damped
+from compressor.layers.truncation import balanced, left_vectors
 from compressor_kernels import dispatch
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class MonarchConfig(LayerConfig):
@@ -51,7 +49,7 @@ class MonarchConfig(LayerConfig):
 
 
 @register("monarch", source="Dao et al. 2022 (Monarch); each block of W at rank s")
-class Monarch(StructuredLayer):
+class Monarch(FittedLayer):
     """Monarch: two block-diagonal matrices with a permutation between them."""
 
     Config: ClassVar[type[LayerConfig]] = MonarchConfig
@@ -71,6 +69,16 @@ class Monarch(StructuredLayer):
     def transform(self, x: Tensor) -> Tensor:
         return dispatch.monarch(x, self.first, self.second, self.bias, self.out_features)
 
+    def onnx_node(self, x: Tensor) -> Tensor:
+        return monarch_node(x, self.first, self.second, self.bias, self._shape())
+
+    def onnx_functions(self) -> list[onnx.FunctionProto]:
+        return monarch_functions(self._shape())
+
+    def _shape(self) -> Shape:
+        p, q = self.first.shape[-1], self.second.shape[1]
+        return Shape(self.in_features, self.out_features, self.blocks, self.config.rank, p, q, self.has_bias)
+
     def macs(self) -> int:
         """Of the two batched products, the padding included."""
         return self.first.numel() + self.second.numel()
@@ -79,22 +87,8 @@ class Monarch(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{}, {"blocks": 3, "rank": 2}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        first, second = _Fit(layer, weight, metric).factors()
-        with torch.no_grad():
-            layer.first.copy_(first)
-            layer.second.copy_(second)
-            if layer.bias is not None:
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        aim = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(*aim[:2], self.config, aim[2]).state_dict())
-        return fit_to_samples(self, x, y)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        take((self.first, self.second), _Fit(self, weight, metric).factors())
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

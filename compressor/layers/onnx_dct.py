@@ -1,6 +1,6 @@
 """ACDC as one ONNX node, and the body of its function (Moczulski 2019, 3.10; eq. 3.26).
 
-A function is made for one shape and named after it, ``ACDC_800x500_N800_K2_bias_permuted``: sizes are
+A function is made for one shape and named after it, ``ACDC_800x500_N800_K2_dct_bias_permuted``: sizes are
 literals in the body. With N = n1·n2 and the input as an ``n1 × n2`` matrix X, the cosine transform at
 ``k = ±k1 + 2 n1 q`` is ``P ∓ Q``::
 
@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, Body
+from compressor.layers.onnx_body import Body, call
+from compressor_kernels.native import can_cascade
 from compressor_kernels.reference import split
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ class Shape:
         """The function's name; different shapes have different ones."""
         flags = [word for word, said in (("relu", self.relu), ("bias", self.bias), ("permuted", self.permuted)) if said]
         sizes = f"{self.in_features}x{self.out_features}_N{self.size}_K{self.depth}"
-        kind = "ACDC" if self.basis == "dct" else f"ACDC{self.basis}"  # native operators go by the kind
-        return "_".join([kind, sizes, *flags])
+        native = can_cascade(self.size, separable=self.basis == "dct2d")
+        kind = "ACDC" if native else "ACDCDense"  # the kind has a native operator, of some lengths only
+        return "_".join([kind, sizes, self.basis, *flags])
 
 
 def acdc_node(
@@ -68,24 +69,9 @@ def acdc_node(
     """
     depth, size = a.shape
     shape = Shape(x.shape[-1], out_features, size, depth, basis, relu, beta is not None, perm is not None)
-    attributes: dict[str, Any] = {
-        "size": size,
-        "depth": depth,
-        "basis": basis,
-        "relu": int(relu),
-        "bias": int(beta is not None),
-        "permuted": int(perm is not None),
-        "out_features": out_features,
-    }
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{shape.name}",
-        [value for value in (x, a, d, beta, perm) if value is not None],
-        attributes,
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], out_features],
-        version=DOMAIN_VERSION,
-    )
-    return result
+    inputs = [value for value in (x, a, d, beta, perm) if value is not None]
+    said = {"relu": int(relu), "bias": int(shape.bias), "permuted": int(shape.permuted)}
+    return call(shape.name, inputs, out_features, size=size, depth=depth, basis=basis, **said)
 
 
 def acdc_functions(

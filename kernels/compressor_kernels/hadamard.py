@@ -66,7 +66,7 @@ def run_fastfood(
     y = torch.empty((*x.shape[:-1], width), dtype=x.dtype)
     check(
         loaded().ck_fastfood_forward_f32(
-            ctypes.byref(_stack(x.shape[-1], tables, scale, features)),
+            ctypes.byref(stack(x.shape[-1], tables, scale, features)),
             rows.data_ptr(),
             y.data_ptr(),
             len(rows),
@@ -79,8 +79,8 @@ def run_fastfood(
     return y
 
 
-def _stack(columns: int, tables: list[Tensor], scale: float, features: str) -> Stack:
-    """``tables``: B, G, S and the permutation, all contiguous and kept alive by the caller."""
+def stack(columns: int, tables: list[Tensor], scale: float, features: str) -> Stack:
+    """The C side's view of ``tables``: B, G, S and the permutation, contiguous and kept alive by the caller."""
     b, _, s, permutation = tables
     if permutation.dtype not in (torch.uint16, torch.int32):
         raise ValueError(f"a permutation is of uint16 or int32, not {permutation.dtype}")
@@ -137,7 +137,7 @@ def fastfood_backward(
     found = torch.empty(x.shape), torch.empty(B.shape), torch.empty(G.shape), torch.empty(S.shape)
     check(
         loaded().ck_fastfood_backward_f32(
-            ctypes.byref(_stack(x.shape[-1], tables, scale, features)),
+            ctypes.byref(stack(x.shape[-1], tables, scale, features)),
             rows.data_ptr(),
             grads.data_ptr(),
             *(gradient.data_ptr() for gradient in found),

@@ -35,22 +35,12 @@ class Stack(ctypes.Structure):
 
 def run_monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`reference.monarch`, without autograd."""
-    tables = [table if table is None else table.contiguous() for table in (first, second, bias)]
-    k, hidden, p = first.shape
+    first, second, bias = first.contiguous(), second.contiguous(), None if bias is None else bias.contiguous()
     rows = as_rows(x)
     y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype)
-    stack = Stack(
-        k,
-        hidden // k,
-        p,
-        second.shape[1],
-        x.shape[-1],
-        out_features,
-        *(None if table is None else table.data_ptr() for table in tables),
-    )
     check(
         loaded().ck_monarch_forward_f32(
-            ctypes.byref(stack),
+            ctypes.byref(stack(x.shape[-1], first, second, bias, out_features)),
             rows.data_ptr(),
             y.data_ptr(),
             len(rows),
@@ -61,6 +51,13 @@ def run_monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, o
         )
     )
     return y
+
+
+def stack(columns: int, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Stack:
+    """The C side's view of a product; the tables are contiguous and kept alive by the caller."""
+    k, hidden, p = first.shape
+    tables = [None if table is None else table.data_ptr() for table in (first, second, bias)]
+    return Stack(k, hidden // k, p, second.shape[1], columns, out_features, *tables)
 
 
 @torch.library.custom_op("compressor_kernels::monarch", mutates_args=(), device_types="cpu")

@@ -17,8 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compressor_kernels.reference import split
+
 VERSION = 1
 RELU, SEPARABLE, FIRST_FIXED, INDEX_16 = 1, 2, 4, 8  # flags of a cascade
+
+
+_SMOOTH = 2**30 * 3**18 * 5**12 * 7**10  # every length below 2^30 without a prime factor above 7 divides it
 
 
 class Cascade(ctypes.Structure):
@@ -115,19 +120,14 @@ def is_loaded() -> bool:
     return library() is not None
 
 
-@functools.cache
 def can_dct(n: int) -> bool:
-    """Whether there is a native transform that beats torch's: for even n, n/2 having no prime factor above 7."""
-    rest = n // 2
-    for prime in (2, 3, 5, 7):
-        while rest and rest % prime == 0:
-            rest //= prime
-    return n % 2 == 0 and rest == 1
+    """Whether there is a native transform that beats torch's: for even n without a prime factor above 7."""
+    return n > 0 and n % 2 == 0 and _SMOOTH % n == 0
 
 
 def can_cascade(n: int, *, separable: bool = False) -> bool:
-    """Whether there is a native cascade of this length, with its gradient."""
-    return can_dct(n) and not separable
+    """Whether there is a native cascade of this length."""
+    return can_dct(n) and (not separable or all(can_dct(side) for side in split(n)))
 
 
 def describe(op: str, n: int, batch: int) -> str:

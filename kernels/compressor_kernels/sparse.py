@@ -42,7 +42,7 @@ def run_csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: T
     y = torch.empty((*x.shape[:-1], outputs), dtype=x.dtype)
     check(
         loaded().ck_csr_forward_f32(
-            ctypes.byref(_matrix(x.shape[-1], tables)),
+            ctypes.byref(matrix(x.shape[-1], tables)),
             rows.data_ptr(),
             y.data_ptr(),
             len(rows),
@@ -55,8 +55,8 @@ def run_csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: T
     return y
 
 
-def _matrix(columns_in: int, tables: list[Tensor | None]) -> Matrix:
-    """``tables``: values, columns, lengths and the bias, all contiguous and kept alive by the caller."""
+def matrix(columns_in: int, tables: list[Tensor | None]) -> Matrix:
+    """The C side's view of ``tables``: values, columns, lengths, bias, contiguous and kept alive by the caller."""
     values, columns, lengths, bias = tables
     assert values is not None
     assert columns is not None
@@ -98,7 +98,7 @@ def csr_backward(grad: Tensor, x: Tensor, values: Tensor, columns: Tensor, lengt
     found = torch.empty(x.shape), torch.empty(values.shape)
     check(
         loaded().ck_csr_backward_f32(
-            ctypes.byref(_matrix(x.shape[-1], [*tables, None])),
+            ctypes.byref(matrix(x.shape[-1], [*tables, None])),
             rows.data_ptr(),
             grads.data_ptr(),
             *(gradient.data_ptr() for gradient in found),

@@ -5,8 +5,8 @@
 
 namespace ck::CK_ISA {
 
-// The coefficients' buffer h has them in their own order; what a quad has not is read as zero and not written.
-static void unpack_quads(const CosineView& plan, const float* z, float* h) {
+// The coefficients' buffer h has them in their own order, `stride` vectors apart; what a quad has not is read as zero and not written.
+static void unpack_quads(const CosineView& plan, const float* z, float* h, int64_t stride) {
   for (int64_t quad = 0; quad < plan.quads; quad++) {
     const float *first = z + 2 * W * int64_t{plan.position[2 * quad]};
     const float *second = z + 2 * W * int64_t{plan.position[2 * quad + 1]};
@@ -18,17 +18,17 @@ static void unpack_quads(const CosineView& plan, const float* z, float* h) {
                     t[4] * zr - t[5] * zi + t[6] * yr + t[7] * yi, t[5] * zr + t[4] * zi + t[7] * yr - t[6] * yi};
     const int32_t* index = plan.index + 4 * quad;
     for (int i = 0; i < 4; i++)
-      if (index[i] >= 0) store(h + W * int64_t{index[i]}, x[i]);
+      if (index[i] >= 0) store(h + W * stride * index[i], x[i]);
   }
 }
 
-static void pack_quads(const CosineView& plan, const float* h, float* z) {
+static void pack_quads(const CosineView& plan, const float* h, int64_t stride, float* z) {
   for (int64_t quad = 0; quad < plan.quads; quad++) {
     const int32_t* index = plan.index + 4 * quad;
     V t[8], x[4];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) t[i] = splat(plan.matrix[i * plan.quads + quad]);
-    for (int i = 0; i < 4; i++) x[i] = index[i] < 0 ? zero() : load(h + W * int64_t{index[i]});
+    for (int i = 0; i < 4; i++) x[i] = index[i] < 0 ? zero() : load(h + W * stride * index[i]);
     float *first = z + 2 * W * int64_t{plan.position[2 * quad]};
     float *second = z + 2 * W * int64_t{plan.position[2 * quad + 1]};
     store(first, t[0] * x[0] - t[1] * x[1] + t[4] * x[2] + t[5] * x[3]);
@@ -64,7 +64,7 @@ static void dct(const DctCall& call) {
     float* y = call.y + row * call.y_stride;
     if (call.is_inverse) {
       enter_rows(x, rows, call.x_stride, plan.n, natural, h);
-      pack_quads(plan, h, z);
+      pack_quads(plan, h, 1, z);
       innermost(plan, z, false);
       inner_backward(plan, z);
       last_pass(z, h, outer, false);
@@ -74,7 +74,7 @@ static void dct(const DctCall& call) {
       first_pass({h, nullptr, nullptr}, z, outer);
       inner_forward(plan, z);
       innermost(plan, z, true);
-      unpack_quads(plan, z, h);
+      unpack_quads(plan, z, h, 1);
       leave_rows(h, natural, y, rows, call.y_stride, plan.n);
     }
   }

@@ -18,9 +18,9 @@ std::string passes_of(const std::vector<Pass>& passes) {
 }
 
 // Of the layers but the cosine cascades; empty for those.
-std::string structured_path(const char* op, int64_t batch, int lanes) {
+std::string structured_path(const char* op, int64_t n, int64_t batch, int lanes) {
   if (!std::strcmp(op, "fwht")) return " row by row";
-  if (!std::strcmp(op, "fastfood")) return batch < 4 ? " row by row" : " four rows at a time";
+  if (!std::strcmp(op, "fastfood")) return batch < 4 || n > (lanes == 16 ? 4096 : 2048) ? " row by row" : " four rows at a time";
   if (!std::strcmp(op, "monarch")) return batch < 12 ? " dot products" : " classes on lanes, packed";
   if (!std::strcmp(op, "csr")) return batch < 4 ? " row by row" : batch < 32 ? " " + std::to_string(lanes) + " rows on lanes" : " 32 rows on lanes";
   return "";
@@ -29,7 +29,7 @@ std::string structured_path(const char* op, int64_t batch, int lanes) {
 std::string described(const char* op, int64_t n, int64_t batch) {
   const Kernels& build = kernels();
   const std::string name = build.name;
-  const std::string structured = structured_path(op, batch, build.lanes);
+  const std::string structured = structured_path(op, n, batch, build.lanes);
   if (!structured.empty()) return name + structured;
   if (!CosinePlan::supports(n)) return name + " matrix";
   const bool is_single = !std::strcmp(op, "acdc") && RowPlan::supports(n, build.lanes) && 2 * batch < build.lanes;

@@ -1,5 +1,5 @@
 // Fastfood: y = s * H G P H (b * x) in blocks of d, stacked and cut to `width`; plain, through ReLU, or as cosine and
-// sine. Four rows at a time where there are enough of them: then the permutation moves 16 bytes instead of 4.
+// sine. Four rows at a time if there are that many: then the permutation moves 16 bytes instead of 4.
 #pragma once
 
 #include "fastfood_steps.h"
@@ -8,7 +8,8 @@
 
 namespace ck::CK_ISA {
 
-constexpr int64_t rows_for_granules = 4;
+// Four rows at a time where their two buffers do not fall out of the caches.
+CK_INLINE bool takes_granules(int64_t d, int64_t rows) { return rows >= 4 && d <= (W == 16 ? 4096 : 2048); }
 
 // One block of the stack, and where its outputs begin.
 struct Block {
@@ -91,10 +92,9 @@ static void fastfood_rows(const Block& k, const float* x, int64_t x_stride, floa
   enter<R, C>(x, x_stride, k.stack->columns_in, k.b, h, k.d);
   distant(h, stride, total);
   if constexpr (R == 4) {
-    weighted_permuted(h, from, k.g, u, stride, total);
+    weighted_pieces(h, from, k.g, u, stride, total);
   } else {
-    permute(h, k.permutation, u, k.d);
-    weighted_in_order<R>(u, k.g, u, stride, total);
+    weighted_numbers(h, k.permutation, k.g, u, stride, total);
   }
   finish<R, C>(k, u, y + k.first, y_stride);
   if (k.stack->features != CK_FASTFOOD_LINEAR)
@@ -119,7 +119,7 @@ static void fastfood_block(const FastfoodCall& c, const Block& k) {
     for (; row < c.rows; row++) short_fastfood(k, c.x + row * c.x_stride, c.y + row * c.y_stride);
     return;
   }
-  if (c.rows >= rows_for_granules) {
+  if (takes_granules(k.d, c.rows)) {
     find_places(k.permutation, c.places, k.d);
     with_groups<4>(k.d, [&](auto groups) {
       for (; row + 4 <= c.rows; row += 4)

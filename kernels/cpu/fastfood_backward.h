@@ -90,7 +90,7 @@ static void backward_rows(const FastfoodCall& c, const Block& k, int64_t row, co
   if constexpr (R == 4)
     for (int64_t v = 0; v < total; v++) storeu(m.p + v * W, pieces(m.h, c.places + v * (W / 4)));
   else
-    permute(m.h, k.permutation, m.p, k.d);
+    for (int64_t i = 0; i < k.d; i++) m.p[i] = m.h[k.permutation.at(i)];
   weighted_in_order<R>(m.p, k.g, m.q, stride, total);
 
   leave_to_rows<R, C>(m.q, m.h, k.d);  // u
@@ -147,7 +147,7 @@ static void backward_block(const FastfoodCall& c, const Block& k) {
     for (; row < c.rows; row++) short_backward(c, k, row, m.s);
     return;
   }
-  if (c.rows >= rows_for_granules) {
+  if (takes_granules(k.d, c.rows)) {
     find_places(k.permutation, c.places, k.d);
     with_groups<4>(k.d, [&](auto groups) {
       for (; row + 4 <= c.rows; row += 4) backward_rows<4, decltype(groups)::value>(c, k, row, m);

@@ -112,25 +112,38 @@ CK_INLINE void put_pieces(float* h, const int32_t* to, V v) {
 #endif
 }
 
-// out[i] = h[permutation[i]], d a multiple of 4. One number at a time, four short indices a load: faster than gathers.
-static __attribute__((noinline)) void permute(const float* h, const Indices& permutation, float* out, int64_t d) {
-  uint32_t v[4];
-  for (int64_t i = 0; i < d; i += 4) {
-    if (permutation.is_16) {
-      uint64_t at;
-      memcpy(&at, static_cast<const uint16_t*>(permutation.data) + i, sizeof at);
-      for (int j = 0; j < 4; j++) memcpy(v + j, h + (at >> 16 * j & 0xffff), sizeof(float));
-    } else {
-      const int32_t* at = static_cast<const int32_t*>(permutation.data) + i;
-      for (int j = 0; j < 4; j++) memcpy(v + j, h + at[j], sizeof(float));
-    }
-    for (int j = 0; j < 4; j++) memcpy(out + i + j, v + j, sizeof(float));
-  }
+// Four of the numbers at h. One load each: gather instructions take longer.
+typedef float Four __attribute__((vector_size(16)));
+
+CK_INLINE Four four_numbers(const float* h, const uint16_t* permutation) {
+  uint64_t at;
+  memcpy(&at, permutation, sizeof at);  // one load for the four indices
+  return Four{h[at & 0xffff], h[at >> 16 & 0xffff], h[at >> 32 & 0xffff], h[at >> 48]};
+}
+
+CK_INLINE Four four_numbers(const float* h, const int32_t* permutation) {
+  return Four{h[permutation[0]], h[permutation[1]], h[permutation[2]], h[permutation[3]]};
+}
+
+template <class Index>
+CK_INLINE V numbers(const float* h, const Index* permutation) {
+#if LANES == 16
+  const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation)),
+                                          four_numbers(h, permutation + 4), 1);
+  const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation + 8)),
+                                           four_numbers(h, permutation + 12), 1);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#elif LANES == 8
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation)), four_numbers(h, permutation + 4), 1);
+#else
+  return four_numbers(h, permutation);
+#endif
 }
 
 // The distant bits of in * g; `in(v)` gives vector v.
 template <int R, int N, class In>
 CK_INLINE void weighted_pass(In in, const float* g, float* out, int64_t stride, int64_t total) {
+  const V one = opaque_one();
   for (int64_t block = 0; block < total; block += N * stride)
     for (int64_t j = block; j < block + stride; j += R)
       for_each_vector<R>([&](auto which) {
@@ -138,7 +151,7 @@ CK_INLINE void weighted_pass(In in, const float* g, float* out, int64_t stride, 
         V v[N];
 #pragma GCC unroll 16
         for (int t = 0; t < N; t++) v[t] = in(j + J + t * stride) * spread<R, J>(loadu(g + (j + t * stride) / R * W));
-        butterflies<N>(v);
+        butterflies<N>(v, one);
 #pragma GCC unroll 16
         for (int t = 0; t < N; t++) storeu(out + (j + J + t * stride) * W, v[t]);
       });
@@ -147,24 +160,39 @@ CK_INLINE void weighted_pass(In in, const float* g, float* out, int64_t stride, 
 // All distant bits of in * g, into out.
 template <int R, class In>
 CK_INLINE void weighted_distant(In in, const float* g, float* out, int64_t stride, int64_t total) {
-  const int bits = radix_bits(__builtin_ctzll(static_cast<unsigned long long>(total / stride)));
+  const int bits = radix_bits(__builtin_ctzll(static_cast<unsigned long long>(total / stride)), stride);
   if (bits == 0) weighted_pass<R, 1>(in, g, out, stride, total);
   else if (bits == 1) weighted_pass<R, 2>(in, g, out, stride, total);
   else if (bits == 2) weighted_pass<R, 4>(in, g, out, stride, total);
   else if (bits == 3) weighted_pass<R, 8>(in, g, out, stride, total);
-  else if constexpr (W == 16) weighted_pass<R, 16>(in, g, out, stride, total);
+  else weighted_pass<R, 16>(in, g, out, stride, total);
   distant(out, stride << bits, total);
 }
 
+// The same for p, or for the permuted h: granules of four rows, or one row.
 template <int R>
 static __attribute__((noinline)) void weighted_in_order(const float* p, const float* g, float* out, int64_t stride,
                                                         int64_t total) {
   weighted_distant<R>([=](int64_t v) { return loadu(p + v * W); }, g, out, stride, total);
 }
 
-static __attribute__((noinline)) void weighted_permuted(const float* h, const int32_t* from, const float* g, float* out,
-                                                        int64_t stride, int64_t total) {
+static __attribute__((noinline)) void weighted_pieces(const float* h, const int32_t* from, const float* g, float* out,
+                                                      int64_t stride, int64_t total) {
   weighted_distant<4>([=](int64_t v) { return pieces(h, from + v * (W / 4)); }, g, out, stride, total);
+}
+
+template <class Index>
+static __attribute__((noinline)) void weighted_numbers(const float* h, const Index* permutation, const float* g,
+                                                       float* out, int64_t stride, int64_t total) {
+  weighted_distant<1>([=](int64_t v) { return numbers(h, permutation + v * W); }, g, out, stride, total);
+}
+
+static void weighted_numbers(const float* h, const Indices& permutation, const float* g, float* out, int64_t stride,
+                             int64_t total) {
+  if (permutation.is_16)
+    weighted_numbers(h, static_cast<const uint16_t*>(permutation.data), g, out, stride, total);
+  else
+    weighted_numbers(h, static_cast<const int32_t*>(permutation.data), g, out, stride, total);
 }
 
 }  // namespace ck::CK_ISA

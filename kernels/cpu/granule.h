@@ -12,17 +12,28 @@ namespace ck::CK_ISA {
 
 constexpr int neighbours = W == 16 ? 16 : 8;  // vectors of the pass over neighbours: what the registers hold
 
-// In-register transform over N vectors, natural order.
+// 1, of which the compiler does not know it: x - y * opaque_one() takes the ports for products, which are idle.
+CK_INLINE V opaque_one() {
+  V one = splat(1.0f);
+#if defined(__x86_64__)
+  asm("" : "+v"(one));
+#else
+  asm("" : "+w"(one));
+#endif
+  return one;
+}
+
+// In-register transform over N vectors, natural order. A quarter of the sums as products, from 8 vectors on.
 template <int N>
-CK_INLINE void butterflies(V* v) {
+CK_INLINE void butterflies(V* v, V one) {
   if constexpr (N > 1) {
-    butterflies<N / 2>(v);
-    butterflies<N / 2>(v + N / 2);
+    butterflies<N / 2>(v, one);
+    butterflies<N / 2>(v + N / 2, one);
 #pragma GCC unroll 16
     for (int i = 0; i < N / 2; i++) {
       const V a = v[i], b = v[i + N / 2];
       v[i] = a + b;
-      v[i + N / 2] = a - b;
+      v[i + N / 2] = i & 1 ? a - b * one : a - b;
     }
   }
 }
@@ -144,21 +155,24 @@ CK_INLINE V spread(V g) {
 // One pass over vectors `stride` apart, N of them at a time; `in(v)` gives vector v of `total`.
 template <int N, class In>
 CK_INLINE void distant_pass(In in, float* out, int64_t stride, int64_t total) {
+  const V one = opaque_one();
   for (int64_t block = 0; block < total; block += N * stride)
     for (int64_t j = block; j < block + stride; j++) {
       V v[N];
 #pragma GCC unroll 16
       for (int t = 0; t < N; t++) v[t] = in(j + t * stride);
-      butterflies<N>(v);
+      butterflies<N>(v, one);
 #pragma GCC unroll 16
       for (int t = 0; t < N; t++) storeu(out + (j + t * stride) * W, v[t]);
     }
 }
 
-// The next radix for `left` bits: large ones, but no 2 after an 8.
-CK_INLINE int radix_bits(int left) {
-  if (W == 16 && left >= 4 && left != 5 && left != 6) return 4;
-  return left == 4 ? 2 : left < 3 ? left : 3;
+// The next radix for `left` bits: few passes, none of them of one bit if that can be. Vectors 4 KB apart all want the
+// same place in the cache, which holds eight of them.
+CK_INLINE int radix_bits(int left, int64_t stride) {
+  if (stride * W * 4 >= 4096) return left == 4 ? 2 : left < 3 ? left : 3;
+  if (left < 5) return left;
+  return left % 3 == 0 || left == 5 ? 3 : 4;
 }
 
 // All passes over vectors `stride` or more apart, in place.
@@ -166,7 +180,7 @@ static __attribute__((noinline)) void distant(float* h, int64_t stride, int64_t 
   const auto in = [=](int64_t v) { return loadu(h + v * W); };
   int left = __builtin_ctzll(static_cast<unsigned long long>(total / stride));
   while (left) {
-    const int bits = radix_bits(left);
+    const int bits = radix_bits(left, stride);
     if (bits == 1) distant_pass<2>(in, h, stride, total);
     else if (bits == 2) distant_pass<4>(in, h, stride, total);
     else if (bits == 3) distant_pass<8>(in, h, stride, total);
@@ -179,7 +193,7 @@ static __attribute__((noinline)) void distant(float* h, int64_t stride, int64_t 
 // The pass over neighbours, for C groups whose R * C vectors are in v.
 template <int R, int C>
 CK_INLINE void near(V* v) {
-  butterflies<R * C>(v);
+  butterflies<R * C>(v, splat(1.0f));
 #pragma GCC unroll 16
   for (int i = 0; i < R * C; i++) v[i] = lane_butterflies<R>(v[i]);
 }

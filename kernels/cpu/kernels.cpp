@@ -9,6 +9,7 @@
 #include "dct.h"
 #include "matrix.h"
 #include "peak.h"
+#include "separable.h"
 
 namespace ck::CK_ISA {
 
@@ -28,6 +29,8 @@ const Kernels& table() {
       .acdc_forward = acdc_forward,
       .acdc_backward_scratch = acdc_backward_scratch,
       .acdc_backward = acdc_backward,
+      .separable_scratch = separable_scratch,
+      .separable_forward = separable_forward,
       .acdc_row_forward = acdc_row_forward,
       .structured = structured_table,
   };

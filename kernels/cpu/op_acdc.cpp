@@ -4,6 +4,7 @@
 #include "cosine.h"
 #include "parallel.h"
 #include "row_plan.h"
+#include "separable_plan.h"
 #include "table.h"
 #include "tables.h"
 
@@ -71,6 +72,17 @@ int fast(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* pool) 
   return CK_OK;
 }
 
+int separable(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* pool) {
+  const Kernels& build = kernels();
+  const SeparableView plan = cached<CosinePlan::Key, SeparablePlan>({c.cascade->n, build.radix}).view();
+  for_rows(pool, threads, rows, build.lanes, [&](int64_t first, int64_t last) {
+    build.separable_forward({c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, last - first,
+                             c.x_stride, c.y_stride,
+                             scratch(static_cast<size_t>(build.separable_scratch(*c.cascade, plan)))});
+  });
+  return CK_OK;
+}
+
 }  // namespace
 }  // namespace ck
 
@@ -78,8 +90,12 @@ extern "C" int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float
                                    int64_t y_stride, int64_t threads, const ck_pool* pool) {
   using namespace ck;
   if (!cascade || !is_valid(*cascade) || rows < 0 || (rows && (!x || !y))) return CK_ERROR_ARGUMENT;
-  if (cascade->flags & CK_ACDC_SEPARABLE) return CK_ERROR_UNSUPPORTED;
-  if (CosinePlan::supports(cascade->n)) return guarded([&] { return fast({cascade, x, y, x_stride, y_stride}, rows, threads, pool); });
+  if (cascade->flags & CK_ACDC_SEPARABLE) {
+    if (!SeparablePlan::supports(cascade->n)) return CK_ERROR_UNSUPPORTED;
+    return guarded([&] { return separable({cascade, x, y, x_stride, y_stride}, rows, threads, pool); });
+  }
+  if (CosinePlan::supports(cascade->n))
+    return guarded([&] { return fast({cascade, x, y, x_stride, y_stride}, rows, threads, pool); });
   return guarded([&] {
     const DctMatrix& table = cached<int64_t, DctMatrix>(cascade->n);
     for_rows(pool, threads, rows, kernels().lanes, [&](int64_t first, int64_t last) {

@@ -63,6 +63,16 @@ struct RowView {
   const int32_t* special;
 };
 
+// A buffer is as many vectors long, whatever their width: a multiple of 64 bytes.
+inline int64_t buffer_vectors(int64_t vectors) { return (vectors + 3) / 4 * 4; }
+
+// A SeparablePlan's tables (separable_plan.h).
+struct SeparableView {
+  int64_t n;
+  CosineView rows, columns;
+  const uint32_t* slot;
+};
+
 // The index of h that stands at v[s], s not counting the padding.
 inline int64_t makhoul_source(int64_t s, int64_t n) { return 2 * s < n ? 2 * s : 2 * (n - s) - 1; }
 
@@ -81,6 +91,16 @@ struct DctCall {
 struct AcdcCall {
   const ck_acdc* cascade;
   CosineView plan;
+  const float* x;
+  float* y;
+  int64_t rows, x_stride, y_stride;
+  float* scratch;
+};
+
+// A cascade with the separable transform. `scratch` has `separable_scratch` floats, aligned to 64 bytes.
+struct SeparableCall {
+  const ck_acdc* cascade;
+  SeparableView plan;
   const float* x;
   float* y;
   int64_t rows, x_stride, y_stride;
@@ -131,6 +151,8 @@ struct Kernels {
   void (*acdc_forward)(const AcdcCall&);
   int64_t (*acdc_backward_scratch)(const ck_acdc&, const CosineView&);
   void (*acdc_backward)(const AcdcBackwardCall&);
+  int64_t (*separable_scratch)(const ck_acdc&, const SeparableView&);
+  void (*separable_forward)(const SeparableCall&);
   void (*acdc_row_forward)(const AcdcRowCall&);
   const StructuredKernels& (*structured)();
 };

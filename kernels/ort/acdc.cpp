@@ -11,8 +11,8 @@ class Acdc final : public Layer {
     const bool has_bias = attributes.number("bias", 0), is_permuted = attributes.number("permuted", 0);
     if (tables.size() != 2u + has_bias + is_permuted)
       throw Refusal("ACDC has " + std::to_string(tables.size()) + " tables, other than its attributes say");
-    const std::string& basis = attributes.words.at("basis");  // "dct2d" goes by another name, and runs its body
-    if (basis != "dct") throw Refusal("ACDC has no basis '" + basis + "'");
+    const std::string& basis = attributes.words.at("basis");
+    if (basis != "dct" && basis != "dct2d") throw Refusal("ACDC has no basis '" + basis + "'");
     const int64_t n = attributes.number("size", 1), k = attributes.number("depth", 1);
     a_ = floats(tables[0], k * n, "ACDC's a"), d_ = floats(tables[1], k * n, "ACDC's d");
     if (has_bias) bias_ = floats(tables[2], k * n, "ACDC's beta");
@@ -22,6 +22,7 @@ class Acdc final : public Layer {
       if (is_small) small_permutation_.assign(permutation_.begin(), permutation_.end());
     }
     cascade_ = {n, k, n, attributes.number("out_features", 1), 0, a_.data(), d_.data(), nullptr, nullptr};
+    if (basis == "dct2d") cascade_.flags |= CK_ACDC_SEPARABLE;
     if (attributes.number("relu", 0)) cascade_.flags |= CK_ACDC_RELU;
     if (has_bias) cascade_.bias = bias_.data();
     if (is_permuted && k > 1) {

@@ -1,5 +1,6 @@
 // Random cascades from two threads at once, against the formula in double. Built with sanitizers by CK_SANITIZE: every
 // buffer has exactly its size, so that a read beside it is seen. Usage: ck_stress SECONDS SEED
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
