@@ -276,7 +276,8 @@ def test_every_half_is_read_and_rounded_as_numpy_does() -> None:
     third = np.float16(1 / 3)
     values = {"a": np.full((1, 1), third), "d": np.ones((1, 1), np.float16)}
     [found] = load(node_model(TensorProto.FLOAT16, values)).run(None, {"x": every})
-    expected = (every.astype(np.float32) * np.float32(third)).astype(np.float16)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        expected = (every.astype(np.float32) * np.float32(third)).astype(np.float16)
     np.testing.assert_array_equal(found, expected)
 
 
