@@ -155,6 +155,15 @@ def test_a_sparse_matrix_wider_than_the_input_is_refused_in_words() -> None:
         session.run(None, {"x": np.zeros((2, 3), np.float32)})
 
 
+def test_a_monarch_node_whose_tables_are_not_of_its_sizes_is_refused_in_words(tmp_path: Path) -> None:
+    save_onnx(layer("monarch", {"blocks": 2, "rank": 4}, 16, 16), (torch.zeros(2, 16),), tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    for attribute in model.graph.node[0].attribute:
+        attribute.i = {"blocks": 4, "rank": 1}.get(attribute.name, attribute.i)  # as many numbers, in other blocks
+    with pytest.raises(Exception, match="Monarch's first is not of the sizes"):
+        load(model.SerializeToString())
+
+
 def test_nodes_are_named_by_kind_and_numbered_by_shape(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     shapes = [(21, 21), (21, 33), (21, 33), (21, 21)]
@@ -340,6 +349,26 @@ def test_two_sessions_in_two_threads_do_not_disturb_each_other(tmp_path: Path) -
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+WORKERS = """
+import os, sys, numpy, onnxruntime, compressor
+session = compressor.onnx_session(sys.argv[1], threads=3)
+before = len(os.listdir("/proc/self/task"))
+for _ in range(20):
+    session.run(None, {session.get_inputs()[0].name: numpy.ones((2000, 512), numpy.float32)})
+print(before, len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="tells threads by /proc")
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one processor has no second thread")
+@pytest.mark.parametrize("method", METHODS)
+def test_work_is_done_on_the_threads_of_onnxruntime_and_on_no_others(method: str, tmp_path: Path) -> None:
+    save_onnx(layer(method, {}, 512, 512), (torch.zeros(2, 512),), tmp_path / "model.onnx")
+    command = [sys.executable, "-c", WORKERS, str(tmp_path / "model.onnx")]
+    before, after = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert after == before
 
 
 def test_options_serve_for_two_sessions(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@
 namespace ck::ort {
 namespace {
 
-constexpr int64_t work_of_a_thread = 200000;  // multiply-adds below which another thread does not pay
+constexpr int64_t work_of_a_thread = 500000;  // multiply-adds below which another thread does not pay
 
 struct Caller {
   const Api* api;

@@ -6,48 +6,60 @@
 namespace ck::ort {
 namespace {
 
-// A matrix in compressed sparse rows, kept in four-byte places.
-struct Rows {
-  std::vector<int32_t> columns, lengths;
-  std::vector<float> values;
-  int32_t width = 0;  // one more than the largest column
-
-  void set_width() {
-    for (int32_t column : columns) width = column >= width ? column + 1 : width;
+// A matrix in compressed sparse rows; its columns in two bytes where they fit, as memory is what a single row waits for.
+class Rows {
+ public:
+  void set(std::vector<int32_t> columns, std::vector<int32_t> row_lengths, std::vector<float> entries) {
+    for (int32_t column : columns) width_ = column >= width_ ? int64_t{column} + 1 : width_;
+    if (width_ <= UINT16_MAX + 1)
+      small_columns_.assign(columns.begin(), columns.end());
+    else
+      columns_ = std::move(columns);
+    lengths_ = std::move(row_lengths), values_ = std::move(entries);
   }
 
-  int64_t count() const { return static_cast<int64_t>(columns.size()); }
+  int64_t count() const { return static_cast<int64_t>(values_.size()); }
+  int64_t outputs() const { return static_cast<int64_t>(lengths_.size()); }
 
   int run(const float* x, float* y, int64_t rows, int64_t columns_in, const ck_pool* pool) const {
-    if (columns_in < width)
-      throw Refusal("the input has " + std::to_string(columns_in) + " columns, the matrix " + std::to_string(width));
-    const int64_t columns_out = static_cast<int64_t>(lengths.size());
-    const ck_csr matrix = {columns_in, columns_out, count(), 4, 4, columns.data(), lengths.data(), values.data(), nullptr};
-    return ck_csr_forward_f32(&matrix, x, y, rows, columns_in, columns_out, pool->threads, pool);
+    if (columns_in < width_)
+      throw Refusal("the input has " + std::to_string(columns_in) + " columns, the matrix " + std::to_string(width_));
+    const bool is_small = columns_.empty();
+    const void* columns = is_small ? static_cast<const void*>(small_columns_.data()) : columns_.data();
+    const ck_csr matrix = {columns_in, outputs(), count(), is_small ? 2 : 4, 4, columns, lengths_.data(),
+                           values_.data(), nullptr};
+    return ck_csr_forward_f32(&matrix, x, y, rows, columns_in, outputs(), pool->threads, pool);
   }
+
+ private:
+  std::vector<int32_t> columns_, lengths_;
+  std::vector<uint16_t> small_columns_;
+  std::vector<float> values_;
+  int64_t width_ = 0;  // one more than the largest column
 };
 
 class Sparse final : public Layer {
  public:
   Sparse(const std::vector<Tensor>& tables, bool is_shared) {
     const int64_t count = tables[0].count(), outputs = tables[1].count();
-    matrix_.columns = indices(tables[0], count, INT32_MAX, "a sparse matrix's columns");
-    matrix_.lengths = indices(tables[1], outputs, count + 1, "a sparse matrix's lengths");
+    std::vector<int32_t> columns = indices(tables[0], count, INT32_MAX, "a sparse matrix's columns");
+    std::vector<int32_t> lengths = indices(tables[1], outputs, count + 1, "a sparse matrix's lengths");
+    std::vector<float> values;
     int64_t total = 0;
-    for (int32_t length : matrix_.lengths) total += length;
+    for (int32_t length : lengths) total += length;
     if (total != count || !outputs)
       throw Refusal("a sparse matrix's lengths sum up to " + std::to_string(total) + ", not " + std::to_string(count));
     if (!is_shared) {
-      matrix_.values = floats(tables[2], count, "a sparse matrix's values");
+      values = floats(tables[2], count, "a sparse matrix's values");
     } else {
       const std::vector<float> codebook = floats(tables[2], tables[2].count(), "a codebook");
       for (int32_t code : indices(tables[3], count, tables[2].count(), "a sparse matrix's codes"))
-        matrix_.values.push_back(codebook[static_cast<size_t>(code)]);
+        values.push_back(codebook[static_cast<size_t>(code)]);
     }
-    matrix_.set_width();
+    matrix_.set(std::move(columns), std::move(lengths), std::move(values));
   }
 
-  int64_t columns_out() const override { return static_cast<int64_t>(matrix_.lengths.size()); }
+  int64_t columns_out() const override { return matrix_.outputs(); }
 
   int64_t work() const override { return matrix_.count(); }
 
@@ -65,14 +77,13 @@ class Phd final : public Layer {
     signs_ = floats(tables[0], tables[0].count(), "PHD's signs");
     if (tables[2].sizes.size() != 2) throw Refusal("PHD's P is no matrix");
     const int64_t outputs = tables[2].sizes[0], each = tables[2].sizes[1];
-    matrix_.columns = indices(tables[1], outputs * each, d_, "PHD's positions");
-    matrix_.values = floats(tables[2], outputs * each, "PHD's P");
-    matrix_.lengths.assign(static_cast<size_t>(outputs), static_cast<int32_t>(each));
+    const std::vector<int32_t> lengths(static_cast<size_t>(outputs), static_cast<int32_t>(each));
     if (signs_.size() != static_cast<size_t>(d_)) throw Refusal("PHD's signs are " + std::to_string(signs_.size()));
-    matrix_.set_width();
+    matrix_.set(indices(tables[1], outputs * each, d_, "PHD's positions"), lengths,
+                floats(tables[2], outputs * each, "PHD's P"));
   }
 
-  int64_t columns_out() const override { return static_cast<int64_t>(matrix_.lengths.size()); }
+  int64_t columns_out() const override { return matrix_.outputs(); }
 
   int64_t work() const override { return d_ * 8 + matrix_.count(); }
 
