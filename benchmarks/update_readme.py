@@ -141,6 +141,28 @@ def kernels() -> str:
     return "\n".join([*lines, "", f"{result['machine']['processor']}, {result['isa']}, one thread, {versions}."])
 
 
+def onnx_versions() -> str:
+    """Exported layers against the dense one on every version of onnxruntime, on their bodies and natively."""
+    path = RESULTS / "onnx_versions.json"
+    if not path.exists():
+        return "_not measured yet: `python benchmarks/onnx_versions.py`_"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    results = report["results"]
+    heads = ["layer", "N", "batch", *(result["onnxruntime"] for result in results), "dense, µs"]
+    found = [f"| {' | '.join(heads)} |", f"| --- | ---: | ---: |{' ---: |' * (len(results) + 1)}"]
+    for rows in zip(*(result["rows"] for result in results), strict=True):
+        cells = [rows[0]["layer"], f"{rows[0]['n']:,}", str(rows[0]["batch"])]
+        for row in rows:
+            us = {kind: figures["median_us"] for kind, figures in row["us"].items()}
+            cells.append(f"{_times(us['dense'] / us['body'])} → {_times(us['dense'] / us['native'])}")
+        found.append(f"| {' | '.join(cells)} | {rows[-1]['us']['dense']['median_us']:,.0f} |")
+    apart = max(row["difference"] for result in results for row in result["rows"])
+    note = (
+        f"The two differ by at most {apart:.0e} of the output. {report['machine']['processor']}, one thread (median)."
+    )
+    return "\n".join([*found, "", note])
+
+
 _LENET = ("Caffe LeNet on MNIST", {"error": ("test error", ".2%")})
 _LSTM = ("LSTM on rows of MNIST", {"error": ("test error", ".2%")})
 _MINILM = ("all-MiniLM-L6-v2 on SICK", {"spearman": ("Spearman", ".4f"), "cosine": ("cosine with the original", ".4f")})
@@ -154,6 +176,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lenet_every": lambda: comparison("caffe_lenet_every", *_LENET),
     "lstm": lambda: comparison("lstm", *_LSTM),
     "kernels": kernels,
+    "onnx_versions": onnx_versions,
     "minilm": lambda: comparison("minilm", *_MINILM),
 }
 
@@ -191,6 +214,10 @@ def _machine(result: dict) -> str:
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "onnxruntime"))
     machine = f"{result['machine']['processor']}, latency at batch 1 on one thread (median)"
     return f"{machine}, {versions}, seed {result['seed']}."
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×"
 
 
 def _first_sentence(text: str | None) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compressor.recipe import Recipe
     from compressor.report import Report
     from compressor_converters.folder import load_folder as load
+    from compressor_converters.onnx_session import onnx_session
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "compress",
     "load",
     "methods",
+    "onnx_session",
 ]
 
 _HOMES = {
@@ -40,6 +42,7 @@ _HOMES = {
     "compress": ("compressor.pipeline", "compress"),
     "load": ("compressor_converters.folder", "load_folder"),
     "methods": ("compressor.layers", "methods"),
+    "onnx_session": ("compressor_converters.onnx_session", "onnx_session"),
 }
 
 

@@ -118,7 +118,7 @@ class Fastfood(FeatureLayer):
 
     def read(self, features: Tensor) -> Tensor:
         """``(..., n or 2n) -> (..., out)``: the read-out, or the sum of the terms, and the bias."""
-        if self.is_linear:
+        if self.is_linear and self.config.terms > 1:
             features = features.reshape(*features.shape[:-1], self.config.terms, self.out_features).sum(-2)
         return super().read(features)
 

@@ -94,7 +94,7 @@ class Hashed(FittedLayer):
         return self._places
 
     def onnx_node(self, x: Tensor) -> Tensor:
-        y = call(self._function(), [x, self.values, self.key], self.out_features)
+        y = call(self._function(), [x, self.values, self.key], self.out_features, signed=int(self.config.signed))
         return y if self.bias is None else y + self.bias
 
     def _function(self) -> str:

@@ -12,7 +12,7 @@ padded. Stored: ``first (k, k·s, p)``, rows ordered (class, s); ``second (k, q,
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -21,9 +21,13 @@ from torch import Tensor, nn
 from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric
 from compressor.layers.base import LayerConfig, Metric, largest, register
 from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.onnx_monarch import Shape, monarch_functions, monarch_node
 from compressor.layers.semidefinite import damped
 from compressor.layers.truncation import balanced, left_vectors
 from compressor_kernels import dispatch
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class MonarchConfig(LayerConfig):
@@ -64,6 +68,16 @@ class Monarch(FittedLayer):
 
     def transform(self, x: Tensor) -> Tensor:
         return dispatch.monarch(x, self.first, self.second, self.bias, self.out_features)
+
+    def onnx_node(self, x: Tensor) -> Tensor:
+        return monarch_node(x, self.first, self.second, self.bias, self._shape())
+
+    def onnx_functions(self) -> list[onnx.FunctionProto]:
+        return monarch_functions(self._shape())
+
+    def _shape(self) -> Shape:
+        p, q = self.first.shape[-1], self.second.shape[1]
+        return Shape(self.in_features, self.out_features, self.blocks, self.config.rank, p, q, self.has_bias)
 
     def macs(self) -> int:
         """Of the two batched products, the padding included."""

@@ -24,12 +24,15 @@ OPSET = 18
 
 
 def call(function: str, inputs: Sequence[Tensor], width: int, /, **attributes: Any) -> Tensor:
-    """One node in the trace that calls ``function``, whose first input is ``x (..., in)``: ``(..., width)``."""
+    """One node in the trace that calls ``function``, whose first input is ``x (..., in)``: ``(..., width)``.
+
+    The names of functions are shortened in a file: all that a reader of the node must know is in its attributes.
+    """
     x = inputs[0]
     y: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{function}",
         inputs,
-        attributes,
+        {**attributes, "out_features": width},
         dtype=x.dtype,
         shape=[*x.shape[:-1], width],
         version=DOMAIN_VERSION,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from compressor.layers.onnx_body import Body, call
+from compressor_kernels.native import can_cascade
 from compressor_kernels.reference import split
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ class Shape:
         """The function's name; different shapes have different ones."""
         flags = [word for word, said in (("relu", self.relu), ("bias", self.bias), ("permuted", self.permuted)) if said]
         sizes = f"{self.in_features}x{self.out_features}_N{self.size}_K{self.depth}"
-        return "_".join(["ACDC", sizes, self.basis, *flags])
+        native = can_cascade(self.size, separable=self.basis == "dct2d")
+        kind = "ACDC" if native else "ACDCDense"  # the kind has a native operator, of some lengths only
+        return "_".join([kind, sizes, self.basis, *flags])
 
 
 def acdc_node(
@@ -67,7 +70,8 @@ def acdc_node(
     depth, size = a.shape
     shape = Shape(x.shape[-1], out_features, size, depth, basis, relu, beta is not None, perm is not None)
     inputs = [value for value in (x, a, d, beta, perm) if value is not None]
-    return call(shape.name, inputs, out_features, size=size, depth=depth, basis=basis, relu=int(relu))
+    said = {"relu": int(relu), "bias": int(shape.bias), "permuted": int(shape.permuted)}
+    return call(shape.name, inputs, out_features, size=size, depth=depth, basis=basis, **said)
 
 
 def acdc_functions(

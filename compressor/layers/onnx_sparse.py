@@ -43,7 +43,11 @@ def sparse_functions(positions: Positions, *, shared: bool = False) -> list[onnx
 
 
 def _name(positions: Positions, shared: bool) -> str:
-    return f"Sparse{'Shared' if shared else ''}_{positions.in_features}to{positions.out_features}"
+    dense = positions.count * 2 > positions.in_features * positions.out_features
+    kind = (
+        "Sparse" + "Shared" * shared + "Dense" * dense
+    )  # "Dense" has no native operator: the body's matmul is quicker
+    return f"{kind}_{positions.in_features}to{positions.out_features}"
 
 
 def _flat(body: Body, positions: Positions) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressor.errors import CompressorError
+from compressor_converters.onnx_session import onnx_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,18 +110,12 @@ def ort_session(path: str | Path, threads: int = 1) -> InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if not Path(path).is_file():
-        raise CompressorError(f"{path}: no such file")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its own, which share no base
-        raise CompressorError(f"{path}: onnxruntime does not load it: {' '.join(str(error).split())[:300]}") from error
+    return onnx_session(path, native=False, threads=threads, options=options)
 
 
 def run_ort(session: InferenceSession, inputs: Sequence[Tensor]) -> list[NDArray[Any]]:

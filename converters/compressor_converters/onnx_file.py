@@ -22,6 +22,7 @@ from compressor.errors import CompressorError, reason
 from compressor.layers.base import StructuredLayer, onnx_export
 from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET
 from compressor_converters.calling import plain_output
+from compressor_converters.onnx_names import nodes, shorten_names
 
 if TYPE_CHECKING:
     import onnx
@@ -51,6 +52,7 @@ def save_onnx(
     if bodies:
         proto.functions.extend(bodies)
         proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+        shorten_names(proto)
     proto.ir_version = _IR_VERSION
     _strip(proto)
     _check(proto)
@@ -157,7 +159,7 @@ def _bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto
         for function in module.onnx_functions():
             if found.setdefault(function.name, function) != function:
                 raise ValueError(f"two different ONNX functions are called '{function.name}'")
-    pending = [node for node in _nodes(proto.graph) if node.domain == DOMAIN]
+    pending = [node for node in nodes(proto.graph) if node.domain == DOMAIN]
     used: set[str] = set()
     while pending:
         node = pending.pop()
@@ -168,15 +170,6 @@ def _bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto
         used.add(node.op_type)
         pending += [inner for inner in found[node.op_type].node if inner.domain == DOMAIN]
     return [found[name] for name in sorted(used)]
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of the graph and of the branches and loops inside it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _nodes(inner)
 
 
 def _strip(proto: onnx.ModelProto) -> None:

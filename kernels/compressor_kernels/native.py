@@ -79,6 +79,7 @@ def library() -> ctypes.CDLL | None:
         _warn(f"{path} is of version {version}, not {VERSION}: build it again")
         return None
     found.ck_error_string.restype = c_char_p
+    found.ck_onnx_kernels.restype = c_int64
     for name, arguments in _SIGNATURES.items():
         getattr(found, name).argtypes = arguments
     return found
@@ -88,6 +89,21 @@ def library_path() -> Path | None:
     """Where the shared library is, None where there is none."""
     spec = importlib.util.find_spec("compressor_kernels._native")  # beside this file, or where an install put it
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def onnx_library_path() -> Path | None:
+    """The file that ``SessionOptions.register_custom_ops_library`` of onnxruntime takes; None where there is none."""
+    return None if library() is None else library_path()
+
+
+def onnx_is_registered() -> bool:
+    """Whether the operators entered the session options that this thread gave the library to last."""
+    return bool(loaded().ck_onnx_registered())
+
+
+def onnx_kernels() -> int:
+    """How many nodes of models onnxruntime has made with the library, in this process."""
+    return int(loaded().ck_onnx_kernels())
 
 
 def takes(*tensors: Tensor | None) -> bool:

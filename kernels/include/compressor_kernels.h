@@ -42,6 +42,13 @@ CK_API const char* ck_error_string(int error);
 /* The path that `op` ("dct", "acdc", ...) takes for N = n and a batch, as text: "avx2 fft 8.4.4.4, rows on lanes". */
 CK_API int ck_describe(const char* op, int64_t n, int64_t batch, char* text, int64_t size);
 
+/* The library is an onnxruntime custom-operator library too: its path goes to register_custom_ops_library.
+ * How many nodes of models onnxruntime has made with this library, ever since it was loaded. */
+CK_API int64_t ck_onnx_kernels(void);
+/* 1 where the operators entered the session options that the calling thread registered last, 0 where the runtime has
+ * not the interface that they need. */
+CK_API int ck_onnx_registered(void);
+
 /* For benchmarks: `count` rounds of fused multiply-adds, as many as this core can do; the operations of one round. */
 CK_API int ck_fma_f32(int64_t count);
 

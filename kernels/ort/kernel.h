@@ -1,0 +1,31 @@
+// One node of a loaded model, and the operators that make such nodes.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "api.h"
+#include "layers.h"
+
+namespace ck::ort {
+
+class Kernel {
+ public:
+  // Throws a Refusal where attributes or tables are not what `kind` says.
+  Kernel(const Kind& kind, Api api, const KernelInfo* info);
+
+  // May be called from several threads at once.
+  void compute(KernelContext* context) const;
+
+ private:
+  void read_attributes(const KernelInfo* info);
+  std::vector<Tensor> tables(const KernelContext* context) const;
+  int run(const Layer& layer, const Tensor& x, void* y, int64_t rows, const ck_pool* pool) const;
+
+  const Kind& kind_;
+  Api api_;
+  Attributes attributes_;
+  std::unique_ptr<const Layer> layer_;  // nothing where a table is not a constant of the model
+};
+
+}  // namespace ck::ort

@@ -1,0 +1,18 @@
+#include "layers.h"
+
+namespace ck::ort {
+
+const std::vector<Kind>& kinds() {
+  static const std::vector<Kind> all = {
+      {"ACDC", 5, 3, {true, true, true, false, false},
+       {"size", "depth", "relu", "bias", "permuted", "out_features"}, {"basis"}, make_acdc},
+      {"Fastfood", 5, 5, {true, true, false, true, true}, {"d", "blocks", "width"}, {"features"}, make_fastfood},
+      {"Monarch", 4, 3, {true, true, true, true}, {"blocks", "rank", "out_features"}, {}, make_monarch},
+      {"PHD", 4, 4, {true, false, false, true}, {"d"}, {}, make_phd},
+      {"Sparse", 4, 4, {true, false, false, true}, {}, {}, make_sparse},
+      {"SparseShared", 5, 5, {true, false, false, true, false}, {}, {}, make_shared_sparse},
+  };
+  return all;
+}
+
+}  // namespace ck::ort
