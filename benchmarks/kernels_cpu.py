@@ -118,7 +118,7 @@ def step(t: Tables, cascade: Callable[..., Tensor]) -> Call:
     grad = torch.randn_like(t.x)
 
     def call() -> None:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             y = cascade(*leaves, t.permutation, t.x.shape[1], relu=True, separable=False)
             torch.autograd.grad(y, leaves, grad)
 
@@ -147,7 +147,7 @@ def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...
         raise click.ClickException("the native kernels are not built")
     rounds, budget_us = (7, 4e3) if quick else (15, 2e4)
     rows = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for op in only or JOBS:
             for job in JOBS[op](quick):
                 if kind and job.kind not in kind:
