@@ -196,8 +196,11 @@ def test_a_cascade_called_again_sees_changed_numbers_and_other_tables() -> None:
         d.mul_(2)
         check(a, d, bias, permutation)
         check(a + 1, d, bias, permutation)
+        check(a, d, bias, permutation)
+        check(a[:1].expand_as(a), d, bias, permutation)  # the same address
         check(a, d, None, permutation)
         check(a, d, bias, permutation.int().flip(1))
+        check(a, d, bias, permutation)
         d.data = d.data * 3  # another memory for the same tensor
         check(a, d, bias, permutation)
         x = x.double()
