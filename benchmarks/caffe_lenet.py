@@ -32,17 +32,21 @@ MOST_PARAMS = 12_000  # in the dense layers
 MOST_ERROR = 0.0095  # the original's
 
 
-def compare(folder: Path, names: str, settings: list[str], epochs: int, seed: int, quick: bool) -> Report:
-    """The report of one ``compress compare``; ``quick`` takes a tenth of the images."""
+def job(folder: Path, epochs: int, seed: int, quick: bool) -> list[str]:
+    """Write the images to ``folder``; the command's arguments for model, data and training. ``quick``: a tenth."""
     images = mnist_in(data_folder() / "mnist")
     step = 10 if quick else 1
     for name, (x, labels) in (("train", images.train), ("test", images.test)):
         np.savez(folder / f"{name}.npz", x=x[::step].astype(np.float32) / 256, labels=labels[::step])
     state = data_folder() / "lenet_caffe" / "lenet_state_dict.pt"
-    arguments = [str(state), "--arch", "benchmarks/zoo.py:caffe_lenet", "--methods", names, "--seed", str(seed)]
-    arguments += [*settings, "--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
-    arguments += [part for setting in TRAINING for part in ("--train", setting)]
-    arguments += ["--epochs", str(epochs)]
+    arguments = [str(state), "--arch", "benchmarks/zoo.py:caffe_lenet", "--seed", str(seed), "--epochs", str(epochs)]
+    arguments += ["--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
+    return arguments + [part for setting in TRAINING for part in ("--train", setting)]
+
+
+def compare(folder: Path, names: str, settings: list[str], epochs: int, seed: int, quick: bool) -> Report:
+    """The report of one ``compress compare``; ``quick`` takes a tenth of the images."""
+    arguments = [*job(folder, epochs, seed, quick), "--methods", names, *settings]
     command = [sys.executable, "-m", "compressor", "compare", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return Report.model_validate_json(done.stdout)

@@ -36,6 +36,7 @@ class Row:
     fma: float | None = None
     memory: float | None = None
     path: str = ""
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Job:
     empty: Call | None = None
     flops: float | None = None
     copy: Call | None = None
+    variant: str = ""
 
 
 def thread_us() -> float:
@@ -113,6 +115,7 @@ def run(job: Job, rounds: int, budget_us: float) -> Row:
         fma=None if job.flops is None else round(job.flops / (ours_us * 1e-6) / fma_peak(), 3),
         memory=None if "copy" not in medians else round(medians["copy"] / ours_us, 3),
         path=native.describe(job.op, job.n, job.batch),
+        variant=job.variant,
     )
 
 

@@ -30,6 +30,7 @@ from kernel_timing import Call, Job, Row, dense, run
 from torch import Tensor, nn
 
 from compressor.layers import method, seeded
+from compressor.layers.acdc import BLOCK
 from compressor_kernels import dispatch, native, reference
 
 # --- ACDC -----------------------------------------------------------------------------------------
@@ -46,16 +47,17 @@ class Tables:
     permutation: Tensor | None
 
     @classmethod
-    def random(cls, n: int, k: int, batch: int) -> Tables:
+    def random(cls, n: int, k: int, batch: int, *, blocks: bool = False) -> Tables:
         a, d, bias = (1 + torch.randn(k, n) / 10 for _ in range(3))
-        return cls(torch.randn(batch, n), a, d, bias, seeded.permutations(0, 10, k - 1, n) if k > 1 else None)
+        drawn = seeded.block_permutations(0, 12, k - 1, n, BLOCK) if blocks else seeded.permutations(0, 10, k - 1, n)
+        return cls(torch.randn(batch, n), a, d, bias, drawn if k > 1 else None)
 
 
 def acdc_call(t: Tables) -> Call:
     """The C function with everything bound."""
     library, n, batch = native.library(), t.d.shape[1], len(t.x)
     assert library is not None
-    cascade, kept = native._cascade(n, t.a, t.d, t.bias, t.permutation, n, True, False)
+    cascade, kept = native.describe_cascade(n, t.a, t.d, t.bias, t.permutation, n, True, False)
     y = torch.empty(batch, n)
     arguments = [ctypes.addressof(cascade), t.x.data_ptr(), y.data_ptr(), batch, n, n, 1, None]
 
@@ -70,7 +72,7 @@ def empty_call() -> Call:
     t = Tables.random(4, 1, 1)
     library = native.library()
     assert library is not None
-    cascade, kept = native._cascade(4, t.a, t.d, t.bias, None, 4, True, False)
+    cascade, kept = native.describe_cascade(4, t.a, t.d, t.bias, None, 4, True, False)
     arguments = [ctypes.addressof(cascade), t.x.data_ptr(), t.x.data_ptr(), 0, 4, 4, 1, None]
 
     def call(_: Any = (cascade, kept, t)) -> None:
@@ -94,6 +96,11 @@ def acdc_jobs(quick: bool) -> Iterator[Job]:
         t = Tables.random(n, k, batch)
         flops = batch * k * (2 * transform_flops(n) + 3 * n)
         yield Job("acdc", n, k, batch, "warm", dense(n, batch), acdc_call(t), empty_call(), flops, t.x.clone)
+    for n, batch in ((1024, 1), (1024, 128), (4096, 1)):
+        t = Tables.random(n, 12, batch, blocks=True)
+        yield Job(
+            "acdc", n, 12, batch, "warm", dense(n, batch), acdc_call(t), empty_call(), variant="permutation=block"
+        )
     for n, k in ((1024, 1), (1024, 12), (4096, 1), (4096, 12)):
         yield Job("acdc", n, k, 1, "cold", dense(n, 1), acdc_call(Tables.random(n, k, 1)), empty_call())
     for n, k in ((1024, 1), (1024, 12)):
@@ -149,7 +156,8 @@ def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...
                 rows.append(row)
                 if not as_json:
                     print_row(row)
-    result = {**facts(0), "rows": [asdict(row) for row in rows]}
+    isa = native.describe("acdc", 1024, 1).split()[0]
+    result = {**facts(0), "isa": isa, "rows": [asdict(row) for row in rows]}
     if as_json:
         print(json.dumps(result, indent=1))
     if kept:
@@ -160,7 +168,7 @@ def print_row(row: Row) -> None:
     floors = f"  fma {row.fma:.0%}  memory {row.memory:.0%}" if row.fma is not None and row.memory is not None else ""
     print(
         f"{row.op:9} N={row.n:<5} K={row.k:<2} B={row.batch:<4} {row.kind:6} {row.dense_by:11} {row.dense_us:10.1f} us"
-        f"  ours {row.ours_us:10.2f} us  ×{row.ratio:.1f} ± {row.spread:.1f}{floors}  {row.path}",
+        f"  ours {row.ours_us:10.2f} us  ×{row.ratio:.1f} ± {row.spread:.1f}{floors}  {row.path}  {row.variant}",
         flush=True,
     )
 

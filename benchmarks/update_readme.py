@@ -114,6 +114,33 @@ def comparison(name: str, title: str, figures: dict[str, tuple[str, str]]) -> st
     return "\n".join([*lines, "", *notes, how, _machine(result)])
 
 
+KINDS = {
+    "warm": "",
+    "cold": "cold caches",
+    "python": "from Python, against `nn.Linear`",
+    "train": "forward and backward, against the layer in plain torch",
+}
+
+
+def kernels() -> str:
+    """How many times as quick as the dense layer the native kernels are."""
+    path = RESULTS / "kernels_cpu.json"
+    if not path.exists():
+        return "_not measured yet: `python benchmarks/kernels_cpu.py --keep`_"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    heads = ["N", "K", "batch", "dense, µs", "native, µs", "times as quick", "of the FMA peak", "of a copy's speed"]
+    lines = [f"| op | {' | '.join(heads)} | |", f"| --- |{' ---: |' * len(heads)} --- |"]
+    for row in result["rows"]:
+        floors = ["" if row[key] is None else f"{row[key]:.0%}" for key in ("fma", "memory")]
+        times = f"{row['ratio']:.1f} ± {row['spread']:.1f}"
+        figures = [f"{row[key]:,}" for key in ("n", "k", "batch")]
+        figures += [f"{row['dense_us']:,.1f}", f"{row['ours_us']:,.2f}", times, *floors]
+        note = ", ".join(word for word in (row["variant"], KINDS[row["kind"]]) if word)
+        lines.append(f"| {row['op']} | {' | '.join(figures)} | {note} |")
+    versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "onnxruntime"))
+    return "\n".join([*lines, "", f"{result['machine']['processor']}, {result['isa']}, one thread, {versions}."])
+
+
 def onnx_versions() -> str:
     """Exported layers against the dense one on every version of onnxruntime, on their bodies and natively."""
     path = RESULTS / "onnx_versions.json"
@@ -148,6 +175,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lenet": lambda: comparison("caffe_lenet", *_LENET),
     "lenet_every": lambda: comparison("caffe_lenet_every", *_LENET),
     "lstm": lambda: comparison("lstm", *_LSTM),
+    "kernels": kernels,
     "onnx_versions": onnx_versions,
     "minilm": lambda: comparison("minilm", *_MINILM),
 }

@@ -1,29 +1,53 @@
-"""Random cascades from two threads under sanitizers: ``python kernels/stress.py [SECONDS] [SANITIZERS ...]``.
+"""Random cases of all kernels from two threads: ``python kernels/stress.py [SECONDS] [KIND ...]``.
 
-Sanitizers are ``address,undefined`` and ``thread`` unless named. Needs cmake and a C++ compiler.
+Kinds are the sanitizers ``address,undefined`` and ``thread``, and ``neon``, cross-compiled for ARM and run by qemu: all
+three unless named. Needs cmake and a C++ compiler, for ``neon`` that of aarch64 and ``qemu-aarch64``.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 from build import HERE
 
+ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+ARM_SYSTEM = "/usr/aarch64-linux-gnu"  # where Debian puts the libraries of a cross compiler
 
-def stress(sanitizers: str, seconds: float, folder: Path) -> None:
-    """Build ``ck_stress`` in ``folder`` and run it; CalledProcessError where something is wrong."""
-    options = [f"-DCK_SANITIZE={sanitizers}", "-DCK_STRESS=ON"]
-    subprocess.run(["cmake", "-S", str(HERE), "-B", str(folder), *options], check=True, stdout=subprocess.DEVNULL)
+
+def instruction_sets() -> list[str]:
+    """Those of the kernels that this machine runs: only they are compiled, as sanitized code takes long to compile."""
+    if platform.machine() != "x86_64":
+        return ["neon"]
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    needed = {"sse4": ["sse4_1"], "avx2": ["avx2", "fma"], "avx512": ["avx512f", "avx512vl", "avx512dq", "avx512bw"]}
+    return [isa for isa, wanted in needed.items() if all(flag in flags for flag in wanted)]
+
+
+def build_stress(folder: Path, *options: str) -> None:
+    """Configure with ``options`` and compile ``ck_stress`` in ``folder``."""
+    configure = ["cmake", "-S", str(HERE), "-B", str(folder), "-DCK_STRESS=ON", *options]
+    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["cmake", "--build", str(folder), "--target", "ck_stress", "--parallel", "2"], check=True)
-    isas = ["sse4", "avx2", "avx512"] if os.uname().machine == "x86_64" else ["neon"]
-    for isa in isas:  # one that this machine has not is replaced by the best that it has
-        environment = {**os.environ, "COMPRESSOR_KERNELS_ISA": isa}
-        subprocess.run([str(folder / "ck_stress"), str(seconds)], check=True, env=environment)
+
+
+def stress(kind: str, seconds: float, folder: Path) -> None:
+    """Build and run ``kind`` in ``folder``; CalledProcessError where something is wrong."""
+    command = [str(folder / "ck_stress"), str(seconds)]
+    if kind == "neon":
+        cross = {"SYSTEM_NAME": "Linux", "SYSTEM_PROCESSOR": "aarch64", "CXX_COMPILER": ARM_COMPILER}
+        build_stress(folder, *(f"-DCMAKE_{name}={value}" for name, value in cross.items()))
+        subprocess.run([ARM_EMULATOR, "-L", ARM_SYSTEM, *command], check=True)
+        return
+    isas = instruction_sets()
+    build_stress(folder, f"-DCK_SANITIZE={kind}", f"-DCK_ISAS={';'.join(isas)}")
+    for isa in isas:
+        subprocess.run(command, check=True, env={**os.environ, "COMPRESSOR_KERNELS_ISA": isa})
 
 
 if __name__ == "__main__":
-    for named in sys.argv[2:] or ["address,undefined", "thread"]:
+    for named in sys.argv[2:] or ["address,undefined", "thread", "neon"]:
         stress(named, float(sys.argv[1]) if len(sys.argv) > 1 else 10, HERE.parent / "build" / named.replace(",", "-"))

@@ -1,9 +1,16 @@
-"""What the tests of the native kernels share: data of any stride and alignment, and the error budget."""
+"""What the tests of the native kernels share: data of any stride and alignment, random cases, and the error budget."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
+
+# Random cases, the same ones in every run: a red test is red for everybody.
+random_cases = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+NUMBERS = 128  # an error of fewer is good or bad luck
 
 
 def data(*shape: int, seed: int = 0) -> Tensor:
@@ -22,5 +29,11 @@ def assert_in_budget(found: Tensor, plain: Tensor, truth: Tensor, *, terms: Tens
     ``terms``: the norm of what was added up, where a result of few numbers may be small by chance.
     """
     assert found.shape == truth.shape
-    budget = 2 * (plain.double() - truth).norm() + 2e-7 * (truth.norm() if terms is None else terms)
+    rounding = torch.finfo(torch.float32).eps * (truth.norm() if terms is None else terms)
+    budget = 2 * (plain.double() - truth).norm() + rounding
     assert (found.double() - truth).norm() <= budget
+
+
+def together(tables: Iterable[Tensor]) -> Tensor:
+    """The gradients of all tables as one: a sum over rows can be lucky, in one precision or the other."""
+    return torch.cat([table.flatten() for table in tables])

@@ -18,6 +18,7 @@ EXPECTED = {
     "permutation": [[1, 4, 3, 2, 6, 5, 0, 7]],
     "signs": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0],
     "normals": [0.9520076290540728, 1.1130300002191997, 2.5905257108935436],
+    "blocks": [[5, 4, 3, 2, 1, 0, 6, 7]],
 }
 
 
@@ -284,9 +285,21 @@ def test_draws_never_change() -> None:
     assert seeded.permutations(7, 1, 1, 8).tolist() == EXPECTED["permutation"]
     assert seeded.signs(7, 1, (8,)).tolist() == EXPECTED["signs"]
     torch.testing.assert_close(seeded.normals(7, 1, (3,)).tolist(), EXPECTED["normals"])
+    assert seeded.block_permutations(7, 1, 1, 8, 3).tolist() == EXPECTED["blocks"]
     big = seeded.chi(0, 1, (20000,), 16)
     assert float(big.square().mean()) == pytest.approx(16, rel=0.02)
     assert float(big.square().var()) == pytest.approx(32, rel=0.05)
+
+
+@pytest.mark.parametrize(("n", "block"), [(64, 8), (71, 8), (8, 8), (12, 3)])
+def test_a_block_permutation_moves_whole_blocks_and_turns_each_around_in_its_own_way(n: int, block: int) -> None:
+    order = seeded.block_permutations(0, 12, 50, n, block).long()
+    assert torch.equal(order.sort().values, torch.arange(n).expand(50, n))
+    whole = n - n % block
+    blocks = order[:, :whole].reshape(50, -1, block) // block
+    assert torch.equal(blocks, blocks[:, :, :1].expand_as(blocks))
+    assert len(order.unique(dim=0)) > 40
+    assert len((order[:, :whole].reshape(-1, block) % block).unique(dim=0)) >= 6
 
 
 def test_whitened_loss_on_a_sketch_is_close_to_the_loss_itself() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
 import torch
+from native_oracle import NUMBERS, assert_in_budget, data, together
 from torch import Tensor
 
 from compressor.layers import method, seeded
-from compressor_kernels import dispatch, native, reference
+from compressor_kernels import dispatch, native, quick, reference
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")
 
@@ -44,16 +46,6 @@ SIZES = [
 ]
 
 
-def data(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_in_budget(found: Tensor, plain: Tensor, truth: Tensor) -> None:
-    """``found`` errs at most twice as much as ``plain`` torch in the same dtype, plus one unit in the last place."""
-    budget = 2 * (plain.double() - truth).norm() + torch.finfo(torch.float32).eps * truth.norm()
-    assert (found.double() - truth).norm() <= budget
-
-
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("inverse", [False, True])
 def test_native_cosine_transforms_are_the_formula(n: int, inverse: bool) -> None:
@@ -84,28 +76,33 @@ def test_a_native_separable_cascade_is_the_formula(n: int) -> None:
     assert_in_budget(found, plain, truth)
 
 
-GRADIENT_SIZES = [2, 6, 8, 10, 12, 16, 24, 30, 48, 64, 96, 256, 800, 1024]
+GRADIENT_SIZES = [2, 4, 6, 8, 10, 12, 16, 24, 30, 36, 48, 64, 96, 128, 256, 384, 800, 1024]
+GRADIENTS = [
+    (n, separable) for n in GRADIENT_SIZES for separable in (False, True) if native.can_cascade(n, separable=separable)
+]
 
 
 @pytest.mark.parametrize(("permuted", "fixed", "biased"), [(True, False, True), (False, True, False)])
-@pytest.mark.parametrize("n", GRADIENT_SIZES)
+@pytest.mark.parametrize(("n", "separable"), GRADIENTS)
 def test_the_gradients_of_a_native_cascade_are_those_of_the_formula(
-    n: int, permuted: bool, fixed: bool, biased: bool
+    n: int, separable: bool, permuted: bool, fixed: bool, biased: bool
 ) -> None:
-    x, a, d, bias = data(13, n - 1), 1 + data(3, n, seed=1) / 4, 1 + data(3, n, seed=2) / 4, data(3, n, seed=3)
-    a, grad = a[int(fixed) :], data(13, n - n // 3, seed=4)
+    rows = 13 + NUMBERS // n
+    x, a, d, bias = data(rows, n - 1), 1 + data(3, n, seed=1) / 4, 1 + data(3, n, seed=2) / 4, data(3, n, seed=3)
+    a, grad = a[int(fixed) :], data(rows, n - n // 3, seed=4)
     permutation = seeded.permutations(0, 10, 2, n) if permuted else None
 
     def gradients(dtype: torch.dtype) -> list[Tensor]:
         leaves = [table.to(dtype, copy=True).requires_grad_() for table in (x, a, d, bias)]
         used = [*leaves[:3], leaves[3] if biased else None]
-        reference.acdc(*used, permutation, grad.shape[-1], True, False).backward(grad.to(dtype))
+        reference.acdc(*used, permutation, grad.shape[-1], True, separable).backward(grad.to(dtype))
         return [leaf.grad for leaf in leaves[: 3 + biased]]
 
-    found = native.acdc_backward(grad, x, a, d, bias if biased else None, permutation, relu=True, separable=False)
+    found = native.acdc_backward(grad, x, a, d, bias if biased else None, permutation, relu=True, separable=separable)
     assert (found[3] is not None) == biased
-    for ours, plain, truth in zip(found[: 3 + biased], gradients(torch.float32), gradients(torch.float64), strict=True):
-        assert_in_budget(ours, plain, truth)
+    plain, truth = gradients(torch.float32), gradients(torch.float64)
+    assert_in_budget(found[0], plain[0], truth[0])
+    assert_in_budget(*(together(tables[1 : 3 + biased]) for tables in (found, plain, truth)))
 
 
 def cascade(n: int, depth: int = 2, rows: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -118,16 +115,18 @@ def test_the_operators_keep_torchs_rules() -> None:
     torch.library.opcheck(torch.ops.compressor_kernels.dct.default, (x, False))
     torch.library.opcheck(torch.ops.compressor_kernels.acdc.default, (x, a, d, bias, permutation, 12, True, False))
     torch.library.opcheck(torch.ops.compressor_kernels.acdc.default, (x, a[1:], d, None, None, 16, False, False))
+    torch.library.opcheck(torch.ops.compressor_kernels.acdc.default, (x, a, d, bias, permutation, 12, True, True))
     detached = tuple(t.detach() for t in (x, x, a, d, bias, permutation))
-    torch.library.opcheck(torch.ops.compressor_kernels.acdc_backward.default, (*detached, True, False))
+    for separable in (False, True):
+        torch.library.opcheck(torch.ops.compressor_kernels.acdc_backward.default, (*detached, True, separable))
 
 
-@pytest.mark.parametrize("n", [16, 137])
-def test_a_gradient_of_dispatch_is_that_of_plain_torch(n: int) -> None:
+@pytest.mark.parametrize(("n", "separable"), [(16, False), (16, True), (137, False)])
+def test_a_gradient_of_dispatch_is_that_of_plain_torch(n: int, separable: bool) -> None:
     def gradients(call: Callable[..., Tensor]) -> list[Tensor]:
         *leaves, permutation = cascade(n)
         leaves = [leaf.requires_grad_() for leaf in leaves]
-        call(*leaves, permutation, n - 3, relu=True, separable=False).square().sum().backward()
+        call(*leaves, permutation, n - 3, relu=True, separable=separable).square().sum().backward()
         return [leaf.grad for leaf in leaves]
 
     torch.testing.assert_close(gradients(dispatch.acdc), gradients(reference.acdc))
@@ -180,3 +179,48 @@ def test_double_precision_and_lengths_without_a_transform_take_plain_torch() -> 
     assert dispatch.path(data(2, 16)).split()[0] in ("sse4", "avx2", "avx512", "neon")
     for x in (data(2, 16).double(), data(2, 15), data(2, 22)):
         assert dispatch.path(x) == "reference (cpu)"
+
+
+def test_a_cascade_called_again_sees_changed_numbers_and_other_tables() -> None:
+    x, a, d, bias, permutation = cascade(16, rows=20)
+
+    def check(a: Tensor, d: Tensor, bias: Tensor | None, permutation: Tensor) -> None:
+        wide = (x.double(), a.double(), d.double(), None if bias is None else bias.double(), permutation)
+        truth = reference.acdc(*wide, 16, True, False)
+        plain = reference.acdc(x, a, d, bias, permutation, 16, True, False)
+        for _ in range(3):  # the first call describes the tables to the library, the next ones find that
+            assert_in_budget(dispatch.acdc(x, a, d, bias, permutation, 16, relu=True), plain, truth)
+
+    with torch.no_grad():
+        check(a, d, bias, permutation)
+        d.mul_(2)
+        check(a, d, bias, permutation)
+        check(a + 1, d, bias, permutation)
+        check(a, d, None, permutation)
+        check(a, d, bias, permutation.int().flip(1))
+        d.data = d.data * 3  # another memory for the same tensor
+        check(a, d, bias, permutation)
+        x = x.double()
+        a.data, d.data, bias.data = a.data.double(), d.data.double(), bias.data.double()
+        check(a, d, bias, permutation)
+
+
+def test_a_description_of_tables_lives_no_longer_than_they() -> None:
+    x, a, d, bias, permutation = cascade(16)
+    with torch.no_grad():
+        dispatch.acdc(x, a, d, bias, permutation, 16)
+    key = (id(d), 16, 16, False, False)
+    assert key in quick._known
+    del a
+    gc.collect()
+    assert key not in quick._known
+
+
+def test_a_known_cascade_is_traced_and_differentiated_all_the_same() -> None:
+    layer, x = method("acdc").layer(16, 16, bias=True, depth=2), data(5, 16)
+    with torch.no_grad():
+        y = layer(x), layer(x)
+        assert quick._known
+        assert "compressor_kernels" not in str(torch.export.export(layer, (x,)).graph)
+        torch.testing.assert_close(y[0], y[1])
+    assert layer(x).requires_grad

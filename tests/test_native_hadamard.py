@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_oracle import assert_in_budget, data, rows_in
+from native_oracle import NUMBERS, assert_in_budget, data, random_cases, rows_in
 from torch import Tensor
 
 from compressor.layers import seeded
@@ -52,7 +52,7 @@ def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 @given(bits=st.integers(0, 13), rows=st.integers(0, 9), gap=st.integers(0, 5), offset=st.integers(0, 17))
-@settings(max_examples=200, deadline=None)
+@settings(random_cases)
 def test_a_native_walsh_hadamard_transform_is_the_formula(bits: int, rows: int, gap: int, offset: int) -> None:
     x = rows_in(rows, 2**bits, gap, offset, bits)
     assert_in_budget(hadamard.run_fwht(x), reference.fwht(x), reference.fwht(x.double()))
@@ -63,7 +63,7 @@ def doubled(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 @given(case=stacks())
-@settings(max_examples=500, deadline=None)
+@settings(random_cases, max_examples=300)
 def test_a_native_stack_is_the_formula(case: Case) -> None:
     tensors = inputs(case)
     how = {"scale": case["scale"], "features": case["features"]}
@@ -86,12 +86,13 @@ def gradients(case: Case, row: slice, dtype: torch.dtype, is_native: bool = Fals
 
 
 @given(case=stacks())
-@settings(max_examples=150, deadline=None)
+@settings(random_cases)
 def test_native_gradients_of_a_stack_are_those_of_the_formula(case: Case) -> None:
     case["scale"] = min(case["scale"], 1.0)  # beyond, cosines are noise in plain torch too
     d = case["d"]
     case["columns"] = max(case["columns"], d // 2)  # one number of many is small by chance
     case["width"] = max(case["width"], case["blocks"] * d - d // 2)
+    case["rows"] += -(-NUMBERS // min(case["columns"], case["width"]))
     everything = slice(None)
     truth = gradients(case, everything, torch.float64)
     plain = gradients(case, everything, torch.float32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_oracle import assert_in_budget, data, rows_in
+from native_oracle import assert_in_budget, data, random_cases, rows_in
 from torch import Tensor
 
 from compressor.layers.positions import Positions
@@ -45,7 +45,7 @@ def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
 
 
 @given(case=products())
-@settings(max_examples=500, deadline=None)
+@settings(random_cases, max_examples=200)
 def test_a_native_sparse_product_is_the_formula(case: Case) -> None:
     x, values, columns, lengths, bias = inputs(case)
     truth = reference.csr(x.double(), values.double(), columns, lengths, None if bias is None else bias.double())
@@ -56,7 +56,7 @@ def test_a_native_sparse_product_is_the_formula(case: Case) -> None:
 
 
 @given(case=products())
-@settings(max_examples=300, deadline=None)
+@settings(random_cases)
 def test_native_gradients_of_a_sparse_product_are_those_of_the_formula(case: Case) -> None:
     def gradients(dtype: torch.dtype, is_native: bool) -> list[Tensor]:
         x, values, columns, lengths, bias = inputs(case)

@@ -30,7 +30,8 @@ from compressor_kernels.reference import split
 if TYPE_CHECKING:
     import onnx
 
-_A, _D, _PERMUTATION, _ENDS = 0, 1, 10, 30  # streams of the seed (normals take two each)
+_A, _D, _PERMUTATION, _BLOCKS, _ENDS = 0, 1, 10, 12, 30  # streams of the seed (normals and blocks take two each)
+BLOCK = 8  # neighbours that stay together: what the native kernels move at once
 
 
 class ACDCConfig(LayerConfig):
@@ -39,7 +40,9 @@ class ACDCConfig(LayerConfig):
     depth: int = Field(2, ge=1, description="K, members of the cascade")
     relu: bool = Field(False, description="a ReLU between neighbours: for a window of several layers")
     basis: Literal["dct", "dct2d"] = Field("dct", description="dct2d: separable, half the work, same parameters")
-    permutation: Literal["random", "none"] = Field("random", description="between neighbours, drawn from the seed")
+    permutation: Literal["random", "block", "none"] = Field(
+        "random", description="between neighbours, drawn from the seed; block: quicker, 8 entries stay together"
+    )
     first: Literal["learned", "fixed"] = Field("learned", description="a of the first member; fixed: it is 1")
     ends: Literal["pad", "scatter"] = Field("pad", description="scatter: random positions in N, outputs scaled")
     size: int | None = Field(None, ge=1, description="N; none: the next even size with no prime factor above 7")
@@ -49,6 +52,15 @@ class ACDCConfig(LayerConfig):
     def size_for(self, in_features: int, out_features: int) -> int:
         """N, at least as large as both sides; CompressorError when ``size`` is not."""
         return smooth_size("acdc", in_features, out_features, self.size)
+
+
+def _permutations(c: ACDCConfig, n: int) -> Tensor | None:
+    """``(K − 1, N)``, or None where nothing is permuted."""
+    if c.depth == 1 or c.permutation == "none":
+        return None
+    if c.permutation == "block":
+        return seeded.block_permutations(c.seed, _BLOCKS, c.depth - 1, n, BLOCK)
+    return seeded.permutations(c.seed, _PERMUTATION, c.depth - 1, n)
 
 
 @register("acdc", source="Moczulski 2019, 3.10 (ACDC)")
@@ -69,9 +81,7 @@ class ACDC(FittedLayer):
         self.a = nn.Parameter(a[int(c.first == "fixed") :].to(torch.get_default_dtype()))
         self.d = nn.Parameter(d.to(torch.get_default_dtype()))
         self.beta = nn.Parameter(torch.zeros(c.depth, n)) if self.has_bias else None
-        permuted = c.depth > 1 and c.permutation == "random"
-        permutation = seeded.permutations(c.seed, _PERMUTATION, c.depth - 1, n) if permuted else None
-        self.register_buffer("permutation", permutation, persistent=False)
+        self.register_buffer("permutation", _permutations(c, n), persistent=False)
         scattered = c.ends == "scatter"
         self.register_buffer("ends", seeded.permutations(c.seed, _ENDS, 2, n) if scattered else None, persistent=False)
         self.scale = nn.Parameter(torch.ones(self.out_features)) if scattered else None
@@ -151,6 +161,7 @@ class ACDC(FittedLayer):
             {"depth": 1},
             {"depth": 3, "basis": "dct2d", "seed": 7},
             {"permutation": "none", "sigma": 0.3},
+            {"permutation": "block", "depth": 3},
             {"depth": 2, "relu": True},
             {"depth": 1, "size": 71},
             {"depth": 2, "first": "fixed", "ends": "scatter"},

@@ -23,6 +23,22 @@ def permutations(seed: int, purpose: int, count: int, n: int) -> Tensor:
     return _born(order.astype(np.uint16 if small else np.int32))
 
 
+def block_permutations(seed: int, purpose: int, count: int, n: int, block: int) -> Tensor:
+    """As `permutations`, but ``block`` neighbours stay together: blocks change places, and entries within each block.
+
+    What is left over at the end of an ``n`` that is no multiple stays there. Two streams: ``purpose`` and the next.
+    """
+    if _on_meta():
+        return permutations(seed, purpose, count, n)
+    whole = n - n % block
+    blocks = np.argsort(_raw(seed, purpose, (count, n // block)), axis=1, kind="stable")
+    drawn = _raw(seed, purpose + 1, (count, n))
+    inside = np.argsort(drawn[:, :whole].reshape(count, n // block, block), axis=2, kind="stable")
+    order = (block * blocks[:, :, None] + inside).reshape(count, whole)
+    order = np.concatenate((order, whole + np.argsort(drawn[:, whole:], axis=1, kind="stable")), axis=1)
+    return _born(order.astype(np.uint16 if n <= 2**16 else np.int32))
+
+
 def signs(seed: int, purpose: int, shape: tuple[int, ...]) -> Tensor:
     """±1 with equal chances, float32."""
     if _on_meta():

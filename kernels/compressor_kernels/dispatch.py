@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from compressor_kernels import hadamard, native, ops, reference, sparse
+from compressor_kernels import hadamard, native, ops, quick, reference, sparse
 from compressor_kernels import monarch as native_monarch
 
 Route = Literal["reference", "operator", "native"]
@@ -76,9 +76,14 @@ def acdc(
     separable: bool = False,
 ) -> Tensor:
     """`reference.acdc`: a whole cascade of diagonals between cosine transforms, in one call."""
+    if not torch.compiler.is_compiling():
+        y = quick.acdc(x, a, d, bias, permutation, out_features, relu, separable)
+        if y is not None:
+            return y
     if native.can_cascade(d.shape[1], separable=separable):
         route = _route(x, a, d, bias)
         if route == "native":
+            quick.remember(x, a, d, bias, permutation, out_features, relu, separable)
             return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
         if route == "operator":
             return ops.acdc(x, a, d, bias, permutation, out_features, relu, separable)

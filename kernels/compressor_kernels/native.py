@@ -164,7 +164,7 @@ def acdc(
     """
     rows = as_rows(x)
     y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype)
-    cascade, _tables = _cascade(x.shape[-1], a, d, bias, permutation, out_features, relu, separable)
+    cascade, _tables = describe_cascade(x.shape[-1], a, d, bias, permutation, out_features, relu, separable)
     check(
         loaded().ck_acdc_forward_f32(
             ctypes.byref(cascade),
@@ -193,7 +193,7 @@ def acdc_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of x, a, d and bias from that of the output of `acdc`."""
     rows, grads = as_rows(x), as_rows(grad)
-    cascade, _tables = _cascade(x.shape[-1], a, d, bias, permutation, grad.shape[-1], relu, separable)
+    cascade, _tables = describe_cascade(x.shape[-1], a, d, bias, permutation, grad.shape[-1], relu, separable)
     found = [torch.empty(table.shape, dtype=x.dtype) for table in (x, a, d)]
     of_bias = None if bias is None else torch.empty(bias.shape, dtype=x.dtype)
     check(
@@ -214,7 +214,7 @@ def acdc_backward(
     return found[0], found[1], found[2], of_bias
 
 
-def _cascade(
+def describe_cascade(
     in_features: int,
     a: Tensor,
     d: Tensor,

@@ -101,7 +101,7 @@ def _acdc_backward(
     separable: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     none = d.new_empty(0)
-    if native.takes(grad, x, a, d, bias) and native.can_cascade(d.shape[1]) and not separable and x.numel():
+    if native.takes(grad, x, a, d, bias) and native.can_cascade(d.shape[1], separable=separable) and x.numel():
         found = native.acdc_backward(grad, x, a, d, bias, permutation, relu=relu, separable=separable)
     else:
         found = _reference_gradients(grad, x, a, d, bias, permutation, relu, separable, differentiable=False)

@@ -134,8 +134,8 @@ static void copy_buffer(const CosineView& plan, const float* from, float* to) {
 }
 
 // Where the ReLU cut off, no gradient passes.
-static void mask(const CosineView& plan, const float* h, float* g) {
-  for (int64_t i = 0; i < plan.vectors * W; i += W) store(g + i, load(h + i) > zero() ? load(g + i) : zero());
+static void mask(int64_t floats, const float* h, float* g) {
+  for (int64_t i = 0; i < floats; i += W) store(g + i, load(h + i) > zero() ? load(g + i) : zero());
 }
 
 // s, the gradient of a[i] h[slot[i]] in Makhoul's order: that of a, and of h into g.
@@ -226,7 +226,7 @@ static void acdc_backward(const AcdcBackwardCall& call) {
     }
     enter_rows(call.gy + row * call.gy_stride, rows, call.gy_stride, c.columns_out, plan, g);
     for (int64_t k = c.k; k-- > 0;) {
-      if (is_relu && k + 1 < c.k) mask(plan, h + (k + 1) * size, g);
+      if (is_relu && k + 1 < c.k) mask(plan.vectors * W, h + (k + 1) * size, g);
       back_member(call, packed_member(c, plan, k, tables), k, h + k * size, z + k * size, g, s,
                   gradients + k * gradient_size);
     }

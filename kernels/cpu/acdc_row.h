@@ -5,6 +5,7 @@
 #pragma once
 
 #include "butterfly.h"
+#include "gather.h"
 #include "table.h"
 
 namespace ck::CK_ISA {
@@ -109,14 +110,6 @@ static void map_group(const RowView& plan, int64_t group, float* z, const float*
   back_across_lanes(z, plan.twist, position + W, br, bi);
 }
 
-template <class Index>
-CK_INLINE V gather(const float* h, const Index* at) {
-  V v;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) v[i] = h[at[i]];
-  return v;
-}
-
 // h, permuted and scaled, into z: four neighbours are re, im of one number of the first half and im, re of one of the
 // second half, which runs backwards.
 template <class Get>
@@ -167,10 +160,10 @@ static void enter_member(const AcdcRowCall& call, int64_t k, const float* x, con
     enter_row(call.plan, a, z, [&](int64_t i) { return load(h + i); });
   else if (c.flags & CK_ACDC_INDEX_16)
     enter_row(call.plan, a, z,
-              [&](int64_t i) { return gather(h, static_cast<const uint16_t*>(c.permutation) + first + i); });
+              [&](int64_t i) { return numbers_or_blocks(h, static_cast<const uint16_t*>(c.permutation) + first + i); });
   else
     enter_row(call.plan, a, z,
-              [&](int64_t i) { return gather(h, static_cast<const int32_t*>(c.permutation) + first + i); });
+              [&](int64_t i) { return numbers_or_blocks(h, static_cast<const int32_t*>(c.permutation) + first + i); });
 }
 
 static void acdc_row_forward(const AcdcRowCall& call) {

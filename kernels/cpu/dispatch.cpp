@@ -12,22 +12,33 @@ struct Choice {
   const Kernels& (*table)();
 };
 
+// Those that were compiled, the best first.
 const Kernels& best() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-  const Choice choices[] = {{has_avx512, avx512::table}, {has_avx2, avx2::table}, {true, sse4::table}};
-#else
-  const Choice choices[] = {{true, neon::table}};
 #endif
+  const Choice choices[] = {
+#ifdef CK_HAS_avx512
+      {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma"),
+       avx512::table},
+#endif
+#ifdef CK_HAS_avx2
+      {__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::table},
+#endif
+#ifdef CK_HAS_sse4
+      {true, sse4::table},
+#endif
+#ifdef CK_HAS_neon
+      {true, neon::table},
+#endif
+  };
   const char* wanted = std::getenv("COMPRESSOR_KERNELS_ISA");
   for (const Choice& choice : choices)
     if (choice.runs && (!wanted || !std::strcmp(wanted, choice.table().name))) return choice.table();
   for (const Choice& choice : choices)
     if (choice.runs) return choice.table();
-  std::abort();  // the last choice always runs
+  std::abort();  // every machine runs sse4 or neon
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The steps that Fastfood's forward and backward pass are made of, on granules of R rows (granule.h).
 #pragma once
 
+#include "gather.h"
 #include "granule.h"
 
 namespace ck::CK_ISA {
@@ -109,34 +110,6 @@ CK_INLINE void put_pieces(float* h, const int32_t* to, V v) {
   _mm_storeu_ps(h + to[1], _mm256_extractf128_ps(v, 1));
 #else
   storeu(h + to[0], v);
-#endif
-}
-
-// Four of the numbers at h. One load each: gather instructions take longer.
-typedef float Four __attribute__((vector_size(16)));
-
-CK_INLINE Four four_numbers(const float* h, const uint16_t* permutation) {
-  uint64_t at;
-  memcpy(&at, permutation, sizeof at);  // one load for the four indices
-  return Four{h[at & 0xffff], h[at >> 16 & 0xffff], h[at >> 32 & 0xffff], h[at >> 48]};
-}
-
-CK_INLINE Four four_numbers(const float* h, const int32_t* permutation) {
-  return Four{h[permutation[0]], h[permutation[1]], h[permutation[2]], h[permutation[3]]};
-}
-
-template <class Index>
-CK_INLINE V numbers(const float* h, const Index* permutation) {
-#if LANES == 16
-  const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation)),
-                                          four_numbers(h, permutation + 4), 1);
-  const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation + 8)),
-                                           four_numbers(h, permutation + 12), 1);
-  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
-#elif LANES == 8
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation)), four_numbers(h, permutation + 4), 1);
-#else
-  return four_numbers(h, permutation);
 #endif
 }
 

@@ -9,7 +9,7 @@
 #include "dct.h"
 #include "matrix.h"
 #include "peak.h"
-#include "separable.h"
+#include "separable_backward.h"
 
 namespace ck::CK_ISA {
 
@@ -31,6 +31,8 @@ const Kernels& table() {
       .acdc_backward = acdc_backward,
       .separable_scratch = separable_scratch,
       .separable_forward = separable_forward,
+      .separable_backward_scratch = separable_backward_scratch,
+      .separable_backward = separable_backward,
       .acdc_row_forward = acdc_row_forward,
       .structured = structured_table,
   };

@@ -83,6 +83,42 @@ int separable(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* p
   return CK_OK;
 }
 
+// The gradients of a cascade: each stretch of rows has sums of its own for the parameters, added up in a fixed order.
+struct Gradients {
+  const ck_acdc* cascade;
+  const float *x, *gy;
+  float *gx, *ga, *gd, *gbias;
+  int64_t x_stride, gy_stride, gx_stride;
+
+  template <class Call, class Plan>
+  void fill(const Plan& plan, void (*kernel)(const Call&), int64_t scratch_floats, int64_t rows, int64_t threads,
+            const ck_pool* pool) const {
+    const ck_acdc& c = *cascade;
+    const int64_t of_a = (c.k - (c.flags & CK_ACDC_FIRST_FIXED ? 1 : 0)) * c.n, of_d = c.k * c.n;
+    const int64_t size = of_a + 2 * of_d, lanes = kernels().lanes, parts = stretches(pool, threads, rows, lanes);
+    const Floats totals(static_cast<size_t>(size * 2 * (parts + 1)));  // in each stretch: all of it, and a piece
+    for_rows(pool, threads, rows, lanes, [&](int64_t first, int64_t last, int64_t part) {
+      float *total = totals.get() + 2 * part * size, *piece = total + size;
+      float* memory = scratch(static_cast<size_t>(scratch_floats));
+      const int64_t most = 64 * lanes;  // short sums first: their rounding errors do not pile up
+      for (int64_t row = first; row < last; row += most) {
+        for (int64_t i = 0; i < size; i++) piece[i] = 0;
+        kernel({cascade, plan, x + row * x_stride, gy + row * gy_stride, gx + row * gx_stride,
+                last - row < most ? last - row : most, x_stride, gy_stride, gx_stride, piece, piece + of_a,
+                piece + of_a + of_d, memory});
+        for (int64_t i = 0; i < size; i++) total[i] += piece[i];
+      }
+    });
+    float* sum = totals.get();
+    for (int64_t part = 1; part < parts; part++)
+      for (int64_t i = 0; i < size; i++) sum[i] += sum[2 * part * size + i];
+    for (int64_t i = 0; i < of_a; i++) ga[i] = sum[i];
+    for (int64_t i = 0; i < of_d; i++) gd[i] = sum[of_a + i];
+    if (gbias)
+      for (int64_t i = 0; i < of_d; i++) gbias[i] = sum[of_a + of_d + i];
+  }
+};
+
 }  // namespace
 }  // namespace ck
 
@@ -111,33 +147,21 @@ extern "C" int ck_acdc_backward_f32(const ck_acdc* cascade, const float* x, cons
                                     int64_t gx_stride, int64_t threads, const ck_pool* pool) {
   using namespace ck;
   if (!cascade || !is_valid(*cascade) || rows < 0 || (rows && (!x || !gy || !gx)) || !gd) return CK_ERROR_ARGUMENT;
-  if (cascade->flags & CK_ACDC_SEPARABLE || !CosinePlan::supports(cascade->n)) return CK_ERROR_UNSUPPORTED;
+  const bool is_separable = cascade->flags & CK_ACDC_SEPARABLE;
+  if (!(is_separable ? SeparablePlan::supports : CosinePlan::supports)(cascade->n)) return CK_ERROR_UNSUPPORTED;
+  const Gradients to{cascade, x, gy, gx, ga, gd, gbias, x_stride, gy_stride, gx_stride};
   return guarded([&] {
-    const ck_acdc& c = *cascade;
     const Kernels& build = kernels();
-    const CosineView plan = cached<CosinePlan::Key, CosinePlan>({c.n, build.radix}).view();
-    const int64_t of_a = (c.k - (c.flags & CK_ACDC_FIRST_FIXED ? 1 : 0)) * c.n, of_d = c.k * c.n;
-    const int64_t size = of_a + 2 * of_d, parts = stretches(pool, threads, rows, build.lanes);
-    const Floats totals(static_cast<size_t>(size * 2 * (parts + 1)));  // in each stretch: all of it, and a piece
-    for_rows(pool, threads, rows, build.lanes, [&](int64_t first, int64_t last, int64_t part) {
-      float *total = totals.get() + 2 * part * size, *piece = total + size;
-      float* memory = scratch(static_cast<size_t>(build.acdc_backward_scratch(c, plan)));
-      const int64_t most = 64 * build.lanes;  // short sums first: their rounding errors do not pile up
-      for (int64_t row = first; row < last; row += most) {
-        for (int64_t i = 0; i < size; i++) piece[i] = 0;
-        build.acdc_backward({cascade, plan, x + row * x_stride, gy + row * gy_stride, gx + row * gx_stride,
-                             last - row < most ? last - row : most, x_stride, gy_stride, gx_stride, piece, piece + of_a,
-                             piece + of_a + of_d, memory});
-        for (int64_t i = 0; i < size; i++) total[i] += piece[i];
-      }
-    });
-    float* sum = totals.get();
-    for (int64_t part = 1; part < parts; part++)
-      for (int64_t i = 0; i < size; i++) sum[i] += sum[2 * part * size + i];
-    for (int64_t i = 0; i < of_a; i++) ga[i] = sum[i];
-    for (int64_t i = 0; i < of_d; i++) gd[i] = sum[of_a + i];
-    if (gbias)
-      for (int64_t i = 0; i < of_d; i++) gbias[i] = sum[of_a + of_d + i];
+    const CosinePlan::Key key{cascade->n, build.radix};
+    if (is_separable) {
+      const SeparableView plan = cached<CosinePlan::Key, SeparablePlan>(key).view();
+      to.fill<SeparableBackwardCall>(plan, build.separable_backward, build.separable_backward_scratch(*cascade, plan),
+                                     rows, threads, pool);
+    } else {
+      const CosineView plan = cached<CosinePlan::Key, CosinePlan>(key).view();
+      to.fill<AcdcBackwardCall>(plan, build.acdc_backward, build.acdc_backward_scratch(*cascade, plan), rows, threads,
+                                pool);
+    }
     return static_cast<int>(CK_OK);
   });
 }

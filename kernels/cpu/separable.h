@@ -40,48 +40,80 @@ struct SeparableBuffers {
   float *h, *t, *z1, *z2;  // columns, rows between the transforms, and one of each while it is transformed
 };
 
-static void separable_member(const SeparableView& plan, const SeparableBuffers& b, const float* memory, bool is_relu) {
+// The packed tables of one member.
+struct SeparableMember {
+  const float *maps, *a;
+  const uint32_t* slot;
+};
+
+static SeparableMember separable_tables(const SeparableView& plan, const float* memory) {
+  const float* a = memory + padded(plan.rows.n * plan.columns.quads * MAP);
+  return {memory, a, reinterpret_cast<const uint32_t*>(a + padded(plan.n))};
+}
+
+// Where entering and leaving find the entries of a row.
+static CosineView whole_row(const SeparableView& plan) {
+  CosineView whole{};
+  whole.n = plan.n, whole.slot = plan.slot;
+  return whole;
+}
+
+// The columns of h, moved and scaled unless `slot` is NULL, transformed, into t.
+static void columns_forward(const SeparableView& plan, const SeparableBuffers& b, const uint32_t* slot, const float* a) {
   const CosineView &p1 = plan.rows, &p2 = plan.columns;
-  const float* a = memory + padded(p1.n * p2.quads * MAP);
-  const uint32_t* slot = reinterpret_cast<const uint32_t*>(a + padded(plan.n));
-  const int64_t size1 = buffer_floats(p1), size2 = buffer_floats(p2);
   for (int64_t column = 0; column < p2.n; column++) {
-    first_pass({b.h, slot + column * p1.n, a + column * p1.n}, b.z1, p1.passes[0]);
+    const int64_t at = column * p1.n;
+    const Source moved{b.h, slot + at, a + at}, as_it_is{b.h + column * buffer_floats(p1), nullptr, nullptr};
+    first_pass(slot ? moved : as_it_is, b.z1, p1.passes[0]);
     inner_forward(p1, b.z1);
     innermost(p1, b.z1, true);
-    unpack_quads(p1, b.z1, b.t + W * int64_t{p2.slot[column]}, size2 / W);
+    unpack_quads(p1, b.z1, b.t + W * int64_t{p2.slot[column]}, buffer_floats(p2) / W);
   }
-  for (int64_t row = 0; row < p1.n; row++) {
-    float* line = b.t + row * size2;
-    first_pass({line, nullptr, nullptr}, b.z2, p2.passes[0]);
-    (p2.fused ? middle : middle_unfused)(p2, memory + row * p2.quads * MAP, b.z2);
-    last_pass(b.z2, line, p2.passes[0], false);
-  }
+}
+
+// The columns of t transformed back, each into to(where it starts in h), and then done(column).
+template <class To, class Done>
+CK_INLINE void columns_backward(const SeparableView& plan, const SeparableBuffers& b, To to, Done done, bool is_relu) {
+  const CosineView &p1 = plan.rows, &p2 = plan.columns;
   for (int64_t column = 0; column < p2.n; column++) {
-    pack_quads(p1, b.t + W * int64_t{p2.slot[column]}, size2 / W, b.z1);
+    pack_quads(p1, b.t + W * int64_t{p2.slot[column]}, buffer_floats(p2) / W, b.z1);
     innermost(p1, b.z1, false);
     inner_backward(p1, b.z1);
-    last_pass(b.z1, b.h + column * size1, p1.passes[0], is_relu);
+    last_pass(b.z1, to(column * buffer_floats(p1)), p1.passes[0], is_relu);
+    done(column);
   }
+}
+
+static void separable_member(const SeparableView& plan, const SeparableBuffers& b, const SeparableMember& member,
+                             bool is_relu) {
+  const CosineView& p2 = plan.columns;
+  columns_forward(plan, b, member.slot, member.a);
+  for (int64_t row = 0; row < plan.rows.n; row++) {
+    float* line = b.t + row * buffer_floats(p2);
+    first_pass({line, nullptr, nullptr}, b.z2, p2.passes[0]);
+    (p2.fused ? middle : middle_unfused)(p2, member.maps + row * p2.quads * MAP, b.z2);
+    last_pass(b.z2, line, p2.passes[0], false);
+  }
+  columns_backward(plan, b, [&b](int64_t at) { return b.h + at; }, [](int64_t) {}, is_relu);
 }
 
 static void separable_forward(const SeparableCall& call) {
   const ck_acdc& c = *call.cascade;
   const SeparableView& plan = call.plan;
   const int64_t size1 = buffer_floats(plan.rows), size2 = buffer_floats(plan.columns);
-  SeparableBuffers b{};
-  b.h = call.scratch, b.t = b.h + plan.columns.n * size1, b.z1 = b.t + plan.rows.n * size2, b.z2 = b.z1 + size1;
-  float* tables = b.z2 + size2;
+  float *h = call.scratch, *t = h + plan.columns.n * size1, *z1 = t + plan.rows.n * size2, *z2 = z1 + size1;
+  const SeparableBuffers b{h, t, z1, z2};
+  float* tables = z2 + size2;
   for (float* p = call.scratch; p < tables; p++) *p = 0.0f;
   for (int64_t k = 0; k < c.k; k++) pack_separable(c, plan, k, tables + k * separable_member_floats(plan));
-  CosineView whole{};  // what entering and leaving look at
-  whole.n = plan.n, whole.slot = plan.slot;
+  const CosineView whole = whole_row(plan);
   for (int64_t row = 0; row < call.rows; row += W) {
     const int64_t rows = call.rows - row < W ? call.rows - row : W;
-    enter_rows(call.x + row * call.x_stride, rows, call.x_stride, c.columns_in, whole, b.h);
+    enter_rows(call.x + row * call.x_stride, rows, call.x_stride, c.columns_in, whole, h);
     for (int64_t k = 0; k < c.k; k++)
-      separable_member(plan, b, tables + k * separable_member_floats(plan), c.flags & CK_ACDC_RELU && k + 1 < c.k);
-    leave_rows(b.h, whole, call.y + row * call.y_stride, rows, call.y_stride, c.columns_out);
+      separable_member(plan, b, separable_tables(plan, tables + k * separable_member_floats(plan)),
+                       c.flags & CK_ACDC_RELU && k + 1 < c.k);
+    leave_rows(h, whole, call.y + row * call.y_stride, rows, call.y_stride, c.columns_out);
   }
 }
 

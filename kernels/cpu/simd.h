@@ -14,7 +14,9 @@
 #include <arm_neon.h>
 #endif
 
+#ifndef CK_INLINE  // sanitizers: `static inline`, as the checks of all that is inlined take minutes to compile
 #define CK_INLINE static inline __attribute__((always_inline))
+#endif
 
 namespace ck::CK_ISA {
 

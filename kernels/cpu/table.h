@@ -139,6 +139,16 @@ struct AcdcBackwardCall {
   float* scratch;  // `acdc_backward_scratch` floats, aligned to 64 bytes
 };
 
+struct SeparableBackwardCall {
+  const ck_acdc* cascade;
+  SeparableView plan;
+  const float *x, *gy;
+  float* gx;
+  int64_t rows, x_stride, gy_stride, gx_stride;
+  float *ga, *gd, *gbias;
+  float* scratch;  // `separable_backward_scratch` floats, aligned to 64 bytes
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -153,6 +163,8 @@ struct Kernels {
   void (*acdc_backward)(const AcdcBackwardCall&);
   int64_t (*separable_scratch)(const ck_acdc&, const SeparableView&);
   void (*separable_forward)(const SeparableCall&);
+  int64_t (*separable_backward_scratch)(const ck_acdc&, const SeparableView&);
+  void (*separable_backward)(const SeparableBackwardCall&);
   void (*acdc_row_forward)(const AcdcRowCall&);
   const StructuredKernels& (*structured)();
 };

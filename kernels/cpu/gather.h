@@ -1,0 +1,64 @@
+// Numbers from anywhere into one vector: what a permutation costs a row that lies across the lanes.
+#pragma once
+
+#include "simd.h"
+
+namespace ck::CK_ISA {
+
+// Four of the numbers at h. One load each: gather instructions take longer.
+typedef float Four __attribute__((vector_size(16)));
+
+CK_INLINE Four four_numbers(const float* h, const uint16_t* permutation) {
+  uint64_t at;
+  memcpy(&at, permutation, sizeof at);  // one load for the four indices
+  return Four{h[at & 0xffff], h[at >> 16 & 0xffff], h[at >> 32 & 0xffff], h[at >> 48]};
+}
+
+CK_INLINE Four four_numbers(const float* h, const int32_t* permutation) {
+  return Four{h[permutation[0]], h[permutation[1]], h[permutation[2]], h[permutation[3]]};
+}
+
+template <class Index>
+CK_INLINE V numbers(const float* h, const Index* permutation) {
+#if LANES == 16
+  const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation)),
+                                          four_numbers(h, permutation + 4), 1);
+  const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation + 8)),
+                                           four_numbers(h, permutation + 12), 1);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#elif LANES == 8
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation)), four_numbers(h, permutation + 4), 1);
+#else
+  return four_numbers(h, permutation);
+#endif
+}
+
+#if LANES >= 8
+CK_INLINE __m256i eight_indices(const uint16_t* at) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+}
+CK_INLINE __m256i eight_indices(const int32_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+
+// The same, and quicker where all eight are of one aligned block of eight in h, in any order.
+template <class Index>
+CK_INLINE __m256 eight_numbers(const float* h, const Index* at) {
+  const __m256i index = eight_indices(at), block = _mm256_set1_epi32(static_cast<int32_t>(at[0]) & ~7);
+  if (_mm256_testz_si256(_mm256_xor_si256(index, block), _mm256_set1_epi32(~7)))
+    return _mm256_permutevar8x32_ps(_mm256_load_ps(h + (at[0] & ~7)), index);
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, at)), four_numbers(h, at + 4), 1);
+}
+#endif
+
+// `numbers` for an h that is aligned.
+template <class Index>
+CK_INLINE V numbers_or_blocks(const float* h, const Index* at) {
+#if LANES == 16
+  return _mm512_insertf32x8(_mm512_castps256_ps512(eight_numbers(h, at)), eight_numbers(h, at + 8), 1);
+#elif LANES == 8
+  return eight_numbers(h, at);
+#else
+  return numbers(h, at);
+#endif
+}
+
+}  // namespace ck::CK_ISA
