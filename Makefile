@@ -45,6 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/layer_fit.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/lstm.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/minilm.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/onnx_versions.py $(if $(QUICK),--quick)
 
 readme: $(STAMP)
 	$(BIN)/python benchmarks/update_readme.py

@@ -133,10 +133,15 @@ def main() -> int:
     if library is None:
         print("the native kernels are not built: run python kernels/build.py", file=sys.stderr)
         return 2
+    try:
+        interpreters = [environment(version) for version in arguments.versions]
+    except subprocess.CalledProcessError as error:
+        print(f"cannot be installed here: {' '.join(map(str, error.cmd[-2:]))}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as place:
         export(Path(place), cases(arguments.quick), arguments.seed)
         seconds = 0.2 if arguments.quick else 1.5
-        results = [timed(environment(version), Path(place), library, seconds) for version in arguments.versions]
+        results = [timed(python, Path(place), library, seconds) for python in interpreters]
     report = {**facts(arguments.seed), "quick": arguments.quick, "results": results}
     show(report, lines(results), as_json=arguments.json)
     if not arguments.quick and tuple(arguments.versions) == VERSIONS:

@@ -1,8 +1,8 @@
 """Names by which a runtime with native operators knows the nodes of our domain.
 
 While a model is traced a function is named after its shape, as bodies differ from shape to shape. In the file it is
-named after its kind and numbered in order of use: ``ACDC``, ``ACDC_2``, ... One native operator then stands for all
-names of a kind, and reads sizes and settings from the node's attributes and inputs. A node of any other
+named after its kind and numbered in order of use: ``ACDC``, ``ACDC_2``, ... One native operator then stands for the
+first 32 names of a kind, and reads sizes and settings from the attributes and inputs of a node. One of any other
 type than float32, float16 and bfloat16 keeps its long name, which no native operator has: those compute in float32.
 """
 

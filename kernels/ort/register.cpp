@@ -14,7 +14,7 @@
 namespace ck::ort {
 namespace {
 
-constexpr int names_of_a_kind = 16;
+constexpr int names_of_a_kind = 32;
 constexpr char domain_name[] = "compressor";
 
 std::atomic<int64_t> kernels_made{0};
