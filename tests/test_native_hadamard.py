@@ -149,6 +149,9 @@ def test_the_operators_of_stacks_pass_the_checks_of_torch(features: str) -> None
     leaves = [t.requires_grad_() for t in (x, b, g, s)]
     torch.library.opcheck(hadamard.fastfood, (leaves[0], leaves[1], permutation, *leaves[2:], 0.5, features))
     torch.library.opcheck(hadamard.fwht, (data(3, 16).requires_grad_(),))
+    grad = data(5, 54 if features == "rbf" else 27)
+    detached = [t.detach() for t in (x, b, permutation, g, s)]
+    torch.library.opcheck(hadamard.fastfood_backward, (grad, *detached, 0.5, features))
     compiled = torch.compile(
         lambda v: dispatch.fastfood(v, b, permutation, g, s, scale=0.5, features=features),
         backend="aot_eager",
