@@ -12,8 +12,8 @@
 namespace ck {
 
 // Floats of a team: sums of the gradients of a, d and the bias (k, n) each, then spectra (k, n), then inputs (k - 1, n).
-constexpr int64_t acdc_team_sums(int64_t n, int64_t k) { return 3 * k * n; }
-constexpr int64_t acdc_team_floats(int64_t n, int64_t k) { return (3 * k + k + (k - 1)) * n; }
+CK_HD constexpr int64_t acdc_team_sums(int64_t n, int64_t k) { return 3 * k * n; }
+CK_HD constexpr int64_t acdc_team_floats(int64_t n, int64_t k) { return (3 * k + k + (k - 1)) * n; }
 
 struct AcdcBackward {
   Rows x, grad_y, grad_x;

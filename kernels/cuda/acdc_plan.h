@@ -35,7 +35,7 @@ struct AcdcPlan {
   static constexpr bool one_warp = T <= 32;  // a row lies in one warp: no barrier of the block is needed
   static constexpr int pitch = M + (T < 16 ? T : 0);  // of rows in shared memory, in complex numbers
   static constexpr int shared_bytes = teams * pitch * 8;
-  static constexpr int registers = E == 32 ? 168 : 104;  // aimed at
+  static constexpr int registers = E == 32 ? 168 : 120;  // aimed at
   static constexpr int blocks_per_sm = 65536 / (threads * registers) < 1 ? 1 : 65536 / (threads * registers);
   static constexpr float scale = static_cast<float>(orthonormal_scale(N));  // sqrt(2 / N)
   static constexpr float scale_half = static_cast<float>(orthonormal_scale(2 * N));

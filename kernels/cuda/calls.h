@@ -29,6 +29,14 @@ bool with_hadamard_plan(int64_t n, Body body) {
   }
 }
 
+// Fastfood holds a table and a row besides: a block of 1,024 threads has too few registers for it.
+template <class Body>
+bool with_fastfood_plan(int64_t n, Body body) {
+  return with_hadamard_plan(n, [&](auto plan) {
+    if constexpr (decltype(plan)::p < 15) body(plan);
+  }) && n < 1 << 15;
+}
+
 inline int64_t acdc_table_size(int64_t n) {
   int64_t size = 0;
   with_acdc_plan(n, [&](auto plan) { size = 2 * AcdcTables<decltype(plan)>::count; });
@@ -112,7 +120,7 @@ template <class Backend>
 int64_t fastfood_workspace(Backend backend, int64_t n, int64_t blocks, int64_t rows) {
   int64_t bytes = 0;
   if (blocks < 1 || rows < 0) return 0;
-  with_hadamard_plan(n, [&](auto plan) {
+  with_fastfood_plan(n, [&](auto plan) {
     using P = decltype(plan);
     bytes = workspace_for<P>(backend.template fastfood_teams<P>(), rows, fastfood_team_floats(n, blocks));
   });
@@ -148,7 +156,7 @@ int acdc_backward_call(Backend backend, int dtype, const ck_cuda_acdc* c, const 
 
 inline int check_fastfood(const ck_cuda_fastfood* c, int64_t rows) {
   if (c == nullptr || rows < 0 || c->blocks < 1 || c->width < 1 || c->columns_in < 0) return CK_CUDA_ERROR_ARGUMENT;
-  if (!with_hadamard_plan(c->n, [](auto) {})) return CK_CUDA_ERROR_UNSUPPORTED;
+  if (!with_fastfood_plan(c->n, [](auto) {})) return CK_CUDA_ERROR_UNSUPPORTED;
   if (c->columns_in > c->n || c->width > c->blocks * c->n) return CK_CUDA_ERROR_ARGUMENT;
   if (c->blocks * c->n > INT32_MAX) return CK_CUDA_ERROR_UNSUPPORTED;
   if (c->B == nullptr || c->G == nullptr || c->S == nullptr || c->permutation == nullptr) return CK_CUDA_ERROR_ARGUMENT;
@@ -166,7 +174,7 @@ int fastfood_forward_call(Backend backend, int dtype, const ck_cuda_fastfood* c,
   if (rows == 0) return CK_CUDA_OK;
   if (x == nullptr || y == nullptr) return CK_CUDA_ERROR_ARGUMENT;
   int error = CK_CUDA_OK;
-  with_hadamard_plan(c->n, [&](auto plan) {
+  with_fastfood_plan(c->n, [&](auto plan) {
     error = backend.template fastfood_forward<decltype(plan)>(fastfood_task(c, rows),
                                                               make_rows(x, dtype, x_stride, c->columns_in, rows),
                                                               make_rows(y, dtype, y_stride, c->width, rows));
@@ -182,7 +190,7 @@ int fastfood_backward_call(Backend backend, int dtype, const ck_cuda_fastfood* c
   if (rows < 1 || x == nullptr || grad_y == nullptr || grad_x == nullptr || !aligned(workspace))
     return CK_CUDA_ERROR_ARGUMENT;
   int error = CK_CUDA_OK;
-  with_hadamard_plan(c->n, [&](auto plan) {
+  with_fastfood_plan(c->n, [&](auto plan) {
     using P = decltype(plan);
     const int64_t floats = fastfood_team_floats(c->n, c->blocks);
     const int64_t teams = teams_for<P>(backend.template fastfood_teams<P>(), rows, floats, workspace_bytes);

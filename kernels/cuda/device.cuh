@@ -64,7 +64,7 @@ struct Device {
   template <class P>
   int64_t acdc_teams() const { return processors() * P::blocks_per_sm * P::teams; }
   template <class P>
-  int64_t fastfood_teams() const { return processors() * P::blocks_per_sm * P::teams; }
+  int64_t fastfood_teams() const { return processors() * P::backward_blocks * P::teams; }
 
   template <class P>
   int acdc_forward(const AcdcTask& task, const Rows& x, const Rows& y) const;
@@ -80,8 +80,8 @@ struct Device {
 
   // As many blocks as run at a time, each for several rows, so that tables come from the cache.
   template <class P>
-  int64_t grid(int64_t rows) const {
-    const int64_t wanted = (rows + P::teams - 1) / P::teams, most = processors() * P::blocks_per_sm;
+  int64_t grid(int64_t rows, int blocks_per_sm) const {
+    const int64_t wanted = (rows + P::teams - 1) / P::teams, most = processors() * blocks_per_sm;
     return wanted < most ? wanted : most;
   }
 
@@ -101,6 +101,6 @@ struct Device {
 #define CK_FOR_ACDC_PLANS(instantiate) \
   instantiate(128) instantiate(256) instantiate(512) instantiate(1024) instantiate(2048) instantiate(4096) \
       instantiate(8192) instantiate(16384)
-#define CK_FOR_HADAMARD_PLANS(instantiate) \
+#define CK_FOR_FASTFOOD_PLANS(instantiate) \
   instantiate(6) instantiate(7) instantiate(8) instantiate(9) instantiate(10) instantiate(11) instantiate(12) \
-      instantiate(13) instantiate(14) instantiate(15)
+      instantiate(13) instantiate(14)

@@ -19,8 +19,8 @@ struct FastfoodBackward {
 };
 
 // Floats of a team: sums of the gradients of B, G and S (blocks, N) each; then what is permuted, and the gradient of x.
-constexpr int64_t fastfood_team_sums(int64_t n, int64_t blocks) { return 3 * blocks * n; }
-constexpr int64_t fastfood_team_floats(int64_t n, int64_t blocks) { return fastfood_team_sums(n, blocks) + 2 * n; }
+CK_HD constexpr int64_t fastfood_team_sums(int64_t n, int64_t blocks) { return 3 * blocks * n; }
+CK_HD constexpr int64_t fastfood_team_floats(int64_t n, int64_t blocks) { return fastfood_team_sums(n, blocks) + 2 * n; }
 
 CK_HD void add_to(Four& sum, Four term, bool first) {
   if (!first) {

@@ -23,7 +23,12 @@ struct HadamardPlan {
   static constexpr bool one_warp = T <= 32;
   static constexpr int pitch = (N + (T < 32 ? 4 * T : 0)) / 2;  // in pairs of floats, as of the other plans
   static constexpr int shared_bytes = teams * pitch * 8;
-  static constexpr int blocks_per_sm = 65536 / (threads * 64) < 1 ? 1 : 65536 / (threads * 64);
+  // Blocks of one multiprocessor, for kernels that need so many registers a thread; all have 65,536 of them.
+  static constexpr int blocks_for(int registers) {
+    return 65536 / (threads * registers) < 1 ? 1 : 65536 / (threads * registers);
+  }
+  static constexpr int fwht_blocks = blocks_for(p == 15 ? 64 : 72);
+  static constexpr int fastfood_blocks = blocks_for(104), backward_blocks = blocks_for(128);
   static_assert(p >= 6 && p <= 3 * e && p - e >= 2, "a size that three layouts cover");
 
   static constexpr uint32_t all = N - 1;
@@ -45,7 +50,6 @@ struct HadamardPlan {
   static CK_HD int place(int index) { return index ^ (((index >> (2 + e)) & 7) << 2); }
 };
 
-constexpr int hadamard_smallest = 6, hadamard_largest = 15;  // powers of two
 
 template <class P>
 struct HadamardLane {

@@ -45,7 +45,7 @@ typedef struct ck_cuda_acdc {
 } ck_cuda_acdc;
 
 /* Fastfood: y = S H (G * permuted(H (B * x))) for each of `blocks` blocks, side by side, the first `width` kept.
- * n is a power of two, 64 to 32,768; the input is filled up to n with zeros. H is not normalised. */
+ * n is a power of two, 64 to 16,384; the input is filled up to n with zeros. H is not normalised. */
 typedef struct ck_cuda_fastfood {
   int64_t n, blocks, width, columns_in;
   const float* B;             /* (blocks, n) */
