@@ -92,17 +92,12 @@ class ACDC(StructuredLayer):
         return "bias" if name == "beta" else "diagonal"
 
     def transform(self, x: Tensor) -> Tensor:
-        separable = self.config.basis == "dct2d"
-        forward, inverse = (dispatch.dct2d, dispatch.idct2d) if separable else (dispatch.dct, dispatch.idct)
-        h = self._enter(x)  # (..., N)
-        for k, a in enumerate(self._all_a()):
-            if k and self.config.relu:
-                h = h.relu()
-            if k and self.permutation is not None:
-                h = h.index_select(-1, self.permutation[k - 1].long())
-            h = forward(h * a) * self.d[k]
-            h = inverse(h if self.beta is None else h + self.beta[k])
-        return self._leave(h)
+        c, scattered = self.config, self.ends is not None
+        h = dispatch.acdc(
+            self._enter(x) if scattered else x, self.a, self.d, self.beta, self.permutation,
+            self.size if scattered else self.out_features, relu=c.relu, separable=c.basis == "dct2d",
+        )  # fmt: skip
+        return self._leave(h) if scattered else h
 
     def _all_a(self) -> Tensor:
         """``(K, N)``: a of every member."""

@@ -1,28 +1,65 @@
 """One function a transform, and the name of the path that it takes.
 
-Layers call these and never `reference` itself, so that a native kernel is an addition here.
+Layers call these and never `reference` itself: here it is decided what the native kernels do and what plain torch.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from compressor_kernels import reference
+from compressor_kernels import native, reference
 
 
-def path(x: Tensor) -> str:
-    """Which implementation the transforms take for ``x``."""
+def path(x: Tensor, op: str = "dct") -> str:
+    """Which implementation ``op`` takes for ``x``."""
+    if _is_native(x) and op in _NATIVE:
+        return native.describe(op, x.shape[-1], x.numel() // max(1, x.shape[-1]))
     return f"reference ({x.device.type})"
+
+
+_NATIVE = {"dct", "idct", "acdc"}
+
+
+def _is_native(x: Tensor) -> bool:
+    """Whether the native kernels take ``x``: float32 in the CPU's memory, nothing being traced, and a library."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and native.library() is not None
+    )
+
+
+def acdc(
+    x: Tensor,
+    a: Tensor,
+    d: Tensor,
+    bias: Tensor | None,
+    permutation: Tensor | None,
+    out_features: int,
+    *,
+    relu: bool = False,
+    separable: bool = False,
+) -> Tensor:
+    """`reference.acdc`: a whole cascade of diagonals between cosine transforms."""
+    tables = (x, a, d) if bias is None else (x, a, d, bias)
+    if not separable and all(_is_native(table) for table in tables):
+        return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
+    return reference.acdc(x, a, d, bias, permutation, out_features, relu, separable)
 
 
 def dct(x: Tensor) -> Tensor:
     """`reference.dct`: orthonormal DCT-II along the last axis."""
-    return reference.dct(x)
+    return native.dct(x) if _is_native(x) else reference.dct(x)
 
 
 def idct(x: Tensor) -> Tensor:
     """`reference.idct`: orthonormal DCT-III along the last axis."""
-    return reference.idct(x)
+    return native.dct(x, inverse=True) if _is_native(x) else reference.idct(x)
 
 
 def dct2d(x: Tensor) -> Tensor:

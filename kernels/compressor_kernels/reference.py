@@ -122,6 +122,36 @@ def idct2d(x: Tensor) -> Tensor:
     return _both_axes(x, idct)
 
 
+def acdc(
+    x: Tensor,
+    a: Tensor,
+    d: Tensor,
+    bias: Tensor | None,
+    permutation: Tensor | None,
+    out_features: int,
+    relu: bool,
+    separable: bool,
+) -> Tensor:
+    """``K`` times ``y = ((x ⊙ a) C ⊙ d + β) Cᵀ``, ``(..., in ≤ N) -> (..., out_features ≤ N)`` (Moczulski 2019, 3.26).
+
+    ``d, bias (K, N)``; ``a (K, N)``, or ``(K − 1, N)`` where that of the first member is 1. Between neighbours a ReLU
+    where ``relu``, then ``h[i] = h[permutation[i]]``, ``(K − 1, N)``. The input is filled up with zeros.
+    C is the DCT-II, or that of `dct2d` where ``separable``.
+    """
+    forward, inverse = (dct2d, idct2d) if separable else (dct, idct)
+    depth, n = d.shape
+    h = x if x.shape[-1] == n else F.pad(x, (0, n - x.shape[-1]))
+    for k in range(depth):
+        if k and relu:
+            h = h.relu()
+        if k and permutation is not None:
+            h = h.index_select(-1, permutation[k - 1].long())
+        row = k - depth + len(a)
+        h = forward(h if row < 0 else h * a[row]) * d[k]
+        h = inverse(h if bias is None else h + bias[k])
+    return h[..., :out_features]
+
+
 def hadamard_matrix(bits: int, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
     """``H`` of side ``2^bits`` in natural order, ``H_2d = [[H, H], [H, −H]]``, entries ±1, symmetric."""
     index = torch.arange(2**bits, device=device)

@@ -1,0 +1,135 @@
+// A vector of LANES floats, and the few operations on it that the language has no sign for.
+//
+// Included only by kernels.cpp, which is compiled once for each instruction set with its own LANES and CK_ISA. No std::
+// template may be instantiated there: the linker would be free to keep the copy that only one machine can run.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define CK_INLINE static inline __attribute__((always_inline))
+
+namespace ck::CK_ISA {
+
+constexpr int W = LANES;
+typedef float V __attribute__((vector_size(4 * LANES)));
+typedef float VU __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t VI __attribute__((vector_size(4 * LANES)));
+
+CK_INLINE V load(const float* p) { return *reinterpret_cast<const V*>(p); }  // p is aligned to the vector
+CK_INLINE void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
+CK_INLINE V loadu(const float* p) { return *reinterpret_cast<const VU*>(p); }
+CK_INLINE void storeu(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
+
+CK_INLINE V splat(float s) {
+#if LANES == 16
+  return _mm512_set1_ps(s);
+#elif LANES == 8
+  return _mm256_set1_ps(s);
+#elif defined(__x86_64__)
+  return _mm_set1_ps(s);
+#else
+  return vdupq_n_f32(s);
+#endif
+}
+
+CK_INLINE V zero() { return splat(0.0f); }
+
+// ReLU as torch has it: NaN stays NaN.
+CK_INLINE V relu(V x) { return zero() > x ? zero() : x; }
+
+// The sum of the lanes, always in the same order.
+CK_INLINE float sum(V v) {
+  float lane[W];
+  storeu(lane, v);
+  for (int step = W / 2; step; step /= 2)
+    for (int i = 0; i < step; i++) lane[i] += lane[i + step];
+  return lane[0];
+}
+
+// a0 b0 a1 b1 of each 128 bits, and a2 b2 a3 b3.
+CK_INLINE V unpack_low(V a, V b) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i / 4 * 4 + i % 4 / 2 + (i % 2 ? W : 0);
+  return __builtin_shuffle(a, b, index);
+}
+CK_INLINE V unpack_high(V a, V b) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i / 4 * 4 + i % 4 / 2 + 2 + (i % 2 ? W : 0);
+  return __builtin_shuffle(a, b, index);
+}
+
+// Two vectors, shuffled alike in each 128 bits: entries A and B of x, then C and D of y.
+template <int A, int B, int C, int D>
+CK_INLINE V shuffle4(V x, V y) {
+  constexpr int from[4] = {A, B, W + C, W + D};
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = from[i % 4] + i / 4 * 4;
+  return __builtin_shuffle(x, y, index);
+}
+
+// Turns each 4 x 4 block, 128 bits of 4 neighbouring vectors, around.
+CK_INLINE void transpose_quarters(V r[W]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < W; i += 4) {
+    const V a = unpack_low(r[i], r[i + 1]), b = unpack_high(r[i], r[i + 1]);
+    const V c = unpack_low(r[i + 2], r[i + 3]), d = unpack_high(r[i + 2], r[i + 3]);
+    r[i] = shuffle4<0, 1, 0, 1>(a, c), r[i + 1] = shuffle4<2, 3, 2, 3>(a, c);
+    r[i + 2] = shuffle4<0, 1, 0, 1>(b, d), r[i + 3] = shuffle4<2, 3, 2, 3>(b, d);
+  }
+}
+
+// Exchanges 128-bit parts: part q of vector p goes to part p/4 of vector 4 q + p % 4.
+CK_INLINE void transpose_parts(V r[W]) {
+#pragma GCC unroll 4
+  for (int step = 4; step < W; step *= 2) {
+#pragma GCC unroll 16
+    for (int pair = 0; pair < W / 2; pair++) {
+      const int i = pair / step * 2 * step + pair % step;
+      VI low, high;
+#pragma GCC unroll 16
+      for (int j = 0; j < W; j++) {
+        low[j] = (j & step) ? W + j - step : j;
+        high[j] = (j & step) ? W + j : j + step;
+      }
+      const V x = r[i], y = r[i + step];
+      r[i] = __builtin_shuffle(x, y, low);
+      r[i + step] = __builtin_shuffle(x, y, high);
+    }
+  }
+}
+
+// Exchanges a W x W block held in W vectors: r[i][j] becomes r[j][i].
+CK_INLINE void transpose(V r[W]) {
+  transpose_quarters(r);
+  transpose_parts(r);
+}
+
+// The W x W block at p, `stride` from row to row, turned around.
+CK_INLINE void load_transposed(const float* p, int64_t stride, V r[W]) {
+#if LANES == 8  // two halves from memory cost no shuffle
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const float *near = p + i * stride, *far = p + (i + 4) * stride;
+    r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(near)), _mm_loadu_ps(far), 1);
+    r[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(near + 4)), _mm_loadu_ps(far + 4), 1);
+  }
+  transpose_quarters(r);
+#else
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) r[i] = loadu(p + i * stride);
+  transpose(r);
+#endif
+}
+
+}  // namespace ck::CK_ISA

@@ -1,0 +1,91 @@
+// What each instruction set's build of the kernels offers, as plain functions, and the choice among the builds.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "compressor_kernels.h"
+
+namespace ck {
+
+// y (rows, n) = x (rows, n) times `matrix` (n, n), both with row strides; `matrix` is 64-byte aligned, its stride a
+// multiple of 16 and its padding zero.
+struct MatrixCall {
+  const float* x;
+  float* y;
+  int64_t rows, n, x_stride, y_stride;
+  const float* matrix;
+  int64_t matrix_stride;
+};
+
+// One pass over blocks of radix * step complex numbers, the parts of a block `stride` apart. Only in the outermost pass
+// is that not `step`: its parts lie PAD further apart, as eight lines at a power of two fall on one set of the cache. Its twiddle factors: for each j < step, radix - 1 of (cos, sin).
+struct Pass {
+  int64_t radix, step, stride;
+  const float* twiddles;
+};
+
+// After the first pass, one or two blocks that share quads and are finished together; the second is -1 for one alone.
+struct Family {
+  int64_t blocks[2];
+  int64_t first_pair, last_pair;
+};
+
+constexpr int64_t PAD = 2;
+
+// A CosinePlan's tables (cosine.h tells what they mean), without a class of the standard library.
+struct CosineView {
+  int64_t n, m;
+  int64_t vectors;  // of a buffer, with all padding
+  bool fused;  // the innermost pass has radix 4 and stands in `pairs`, not in `passes`
+  const Pass* passes;
+  int64_t pass_count;
+  int64_t quads;            // in the order in which they are visited
+  const int32_t* position;  // (quads, 2): of Z_k and Z_{M-k} in the transformed data
+  const int32_t* index;     // (quads, 4): which coefficients of the DCT they give; -1: none
+  const float* matrix;      // (8, quads): alpha, beta, alpha', beta', each re and im
+  const int32_t* pairs;     // (., 2): the first numbers of two groups of 4 with 4 quads; -1 second: one group with 2
+  const uint32_t* slot;     // (n): at which vector of the buffer entry i stands, in Makhoul's order
+  const Family* families;
+  int64_t family_count;
+};
+
+// The index of h that stands at v[s], s not counting the padding.
+inline int64_t makhoul_source(int64_t s, int64_t n) { return 2 * s < n ? 2 * s : 2 * (n - s) - 1; }
+
+// A cascade over some rows. `scratch` has `acdc_scratch` floats, aligned to 64 bytes.
+struct AcdcCall {
+  const ck_acdc* cascade;
+  CosineView plan;
+  const float* x;
+  float* y;
+  int64_t rows, x_stride, y_stride;
+  float* scratch;
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;
+  int radix;  // the largest power of two of a pass for which the registers suffice
+  void (*matrix)(const MatrixCall&);
+  int64_t (*acdc_scratch)(const ck_acdc&, const CosineView&);
+  void (*acdc_forward)(const AcdcCall&);
+};
+
+namespace sse4 {
+const Kernels& table();
+}
+namespace avx2 {
+const Kernels& table();
+}
+namespace avx512 {
+const Kernels& table();
+}
+namespace neon {
+const Kernels& table();
+}
+
+// The best build that this machine runs; COMPRESSOR_KERNELS_ISA names a lesser one (read once).
+const Kernels& kernels();
+
+}  // namespace ck
