@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # QUICK=1 runs a short demo: fewer images and epochs, and only the checks that hold for those.
 QUICK ?=
 
-.PHONY: demo test test-slow lint env bench readme clean
+.PHONY: demo test test-slow cuda lint env bench readme clean
 
 env: $(STAMP)
 
@@ -29,6 +29,14 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
+
+# Compiles the CUDA kernels for all architectures; a warning or a spilled register is an error. Needs no GPU.
+cuda: $(STAMP)
+	@if command -v nvcc >/dev/null || [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then \
+		$(BIN)/python -m compressor_kernels.build_cuda; \
+	else \
+		echo "SKIPPED: the CUDA kernels were not compiled, there is no nvcc"; \
+	fi
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -8,13 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compressor_kernels import native, reference
+from compressor_kernels import cuda, native, reference
 
 
 def path(x: Tensor, op: str = "dct") -> str:
     """Which implementation ``op`` takes for ``x``."""
     if _is_native(x) and op in _NATIVE:
         return native.describe(op, x.shape[-1], x.numel() // max(1, x.shape[-1]))
+    n = x.shape[-1]
+    if (op == "acdc" and cuda.serves_acdc(x, n)) or (op == "fwht" and cuda.serves_fwht(x)):
+        return "cuda single call"
     return f"reference ({x.device.type})"
 
 
@@ -49,6 +52,9 @@ def acdc(
     tables = (x, a, d) if bias is None else (x, a, d, bias)
     if not separable and all(_is_native(table) for table in tables):
         return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
+    if not separable and cuda.serves_acdc(x, d.shape[1]):
+        dtype = torch.result_type(x, d)  # as plain torch would: half rows times float diagonals are float
+        return cuda.acdc(x.to(dtype), a, d, bias, permutation, out_features, relu)
     return reference.acdc(x, a, d, bias, permutation, out_features, relu, separable)
 
 
@@ -74,7 +80,7 @@ def idct2d(x: Tensor) -> Tensor:
 
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`: Walsh–Hadamard, natural order, not normalised."""
-    return reference.fwht(x)
+    return cuda.fwht(x) if cuda.serves_fwht(x) else reference.fwht(x)
 
 
 def convolve(x: Tensor, c: Tensor) -> Tensor:

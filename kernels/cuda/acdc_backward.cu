@@ -3,7 +3,7 @@
 namespace ck {
 
 template <class P>
-__global__ void __launch_bounds__(P::threads, P::blocks_per_sm)
+__global__ void __launch_bounds__(P::threads, P::backward_blocks)
     acdc_backward_kernel(const AcdcTask task, const AcdcBackward back) {
   extern __shared__ float4 shared[];
   DeviceBlock<P, AcdcLane> block(reinterpret_cast<float*>(shared));

@@ -23,7 +23,8 @@ struct AcdcBackward {
 
 // A team's part of the workspace, for one member.
 struct TeamMemory {
-  float *sum_a, *sum_d, *sum_bias;
+  float* sums;  // of a; those of d and of the bias lie `stride` and twice that further
+  int stride;
   Four *spectrum, *input;  // `input` is that of the member, not of the first
 };
 
@@ -33,7 +34,7 @@ CK_HD TeamMemory team_memory(const AcdcBackward& task, int k, int64_t team, int 
   float* sums = task.workspace + team * acdc_team_sums(N, k) + member * N;
   const int64_t kept = acdc_team_floats(N, k) - acdc_team_sums(N, k);
   float* own = task.workspace + task.teams * acdc_team_sums(N, k) + team * kept;
-  return {sums, sums + k * N, sums + 2 * k * N, reinterpret_cast<Four*>(own + member * N),
+  return {sums, k * P::N, reinterpret_cast<Four*>(own + member * N),
           reinterpret_cast<Four*>(own + (k + member - 1) * N)};
 }
 
@@ -65,8 +66,8 @@ CK_HD void spend_spectrum(AcdcLane<P>& lane, const AcdcTask& task, int member, c
     CK_UNROLL
     for (int i = 0; i < 4; ++i) {
       const float g = x.u[i] * x.scale[i];
-      accumulate(memory.sum_bias[x.index[i]], g, first);
-      accumulate(memory.sum_d[x.index[i]], g * u.x[i], first);
+      accumulate(memory.sums[2 * memory.stride + x.index[i]], g, first);
+      accumulate(memory.sums[memory.stride + x.index[i]], g * u.x[i], first);
       x.u[i] *= fetch(d + x.index[i]) * x.square[i];
     }
   });
@@ -150,11 +151,11 @@ CK_HD void member_backward(Block& block, const AcdcTask& task, const AcdcBackwar
     if (member > 0) {
       CK_UNROLL
       for (int i = 0; i < Entries<P>::count; ++i)
-        spend_entry<P>(lane, i, memory.input[i * P::T + lane.t], a, task.relu, memory.sum_a, first);
+        spend_entry<P>(lane, i, memory.input[i * P::T + lane.t], a, task.relu, memory.sums, first);
     } else if (a != nullptr) {
       read_row<Entries<P>::count>(
           back.x, lane.row, lane.row >= 0, [&](int i) { return Entries<P>::index(lane.t, i); },
-          [&](int i, Four h) { spend_entry<P>(lane, i, h, a, false, memory.sum_a, first); });
+          [&](int i, Four h) { spend_entry<P>(lane, i, h, a, false, memory.sums, first); });
     }
   });
 }

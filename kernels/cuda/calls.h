@@ -29,12 +29,14 @@ bool with_hadamard_plan(int64_t n, Body body) {
   }
 }
 
+constexpr int fastfood_largest = 1 << 14;
+
 // Fastfood holds a table and a row besides: a block of 1,024 threads has too few registers for it.
 template <class Body>
 bool with_fastfood_plan(int64_t n, Body body) {
   return with_hadamard_plan(n, [&](auto plan) {
-    if constexpr (decltype(plan)::p < 15) body(plan);
-  }) && n < 1 << 15;
+    if constexpr ((decltype(plan)::N) <= fastfood_largest) body(plan);
+  }) && n <= fastfood_largest;
 }
 
 inline int64_t acdc_table_size(int64_t n) {
@@ -160,11 +162,12 @@ inline int check_fastfood(const ck_cuda_fastfood* c, int64_t rows) {
   if (c->columns_in > c->n || c->width > c->blocks * c->n) return CK_CUDA_ERROR_ARGUMENT;
   if (c->blocks * c->n > INT32_MAX) return CK_CUDA_ERROR_UNSUPPORTED;
   if (c->B == nullptr || c->G == nullptr || c->S == nullptr || c->permutation == nullptr) return CK_CUDA_ERROR_ARGUMENT;
-  return aligned(c->B) && aligned(c->G) && aligned(c->permutation) ? CK_CUDA_OK : CK_CUDA_ERROR_ARGUMENT;
+  return aligned(c->B) && aligned(c->G) ? CK_CUDA_OK : CK_CUDA_ERROR_ARGUMENT;
 }
 
 inline FastfoodTask fastfood_task(const ck_cuda_fastfood* c, int64_t rows) {
-  return {rows, static_cast<int>(c->blocks), static_cast<int>(c->width), c->B, c->G, c->S, c->permutation};
+  return {rows, static_cast<int>(c->blocks), static_cast<int>(c->width), c->B, c->G, c->S, c->permutation,
+          (c->flags & CK_CUDA_FASTFOOD_INDEX_16) != 0};
 }
 
 template <class Backend>

@@ -62,7 +62,7 @@ struct Device {
   cudaStream_t stream;
 
   template <class P>
-  int64_t acdc_teams() const { return processors() * P::blocks_per_sm * P::teams; }
+  int64_t acdc_teams() const { return processors() * P::backward_blocks * P::teams; }
   template <class P>
   int64_t fastfood_teams() const { return processors() * P::backward_blocks * P::teams; }
 

@@ -9,7 +9,8 @@ struct FastfoodTask {
   int64_t rows;
   int blocks, width;            // `width` outputs of the blocks * N
   const float *B, *G, *S;       // (blocks, N), (blocks, N), (width,)
-  const int32_t* permutation;   // (blocks, N)
+  const void* permutation;      // (blocks, N)
+  bool index_16;
 };
 
 struct FastfoodBackward {
@@ -46,31 +47,34 @@ CK_HD void scale_start(Lane& lane, const float* table) {
   }
 }
 
-// From the final layout to layout A, h[i] = h[permutation[i]].
-template <class P, class Block>
-CK_HD void permute_to_start(Block& block, const int32_t* permutation) {
+// Where register `slot` of layout A comes from.
+template <class P>
+CK_HD int source_of(const FastfoodTask& task, int block, int t, int slot) {
+  const int at = block * P::N + 4 * four_of<P>(t, slot / 4) + slot % 4;
+  return task.index_16 ? fetch(static_cast<const uint16_t*>(task.permutation) + at)
+                       : fetch(static_cast<const int32_t*>(task.permutation) + at);
+}
+
+// From the final layout to layout A, h[i] = h[permutation[i]]; `part` gives a thread's block of the stack.
+template <class P, class Block, class Part>
+CK_HD void permute_to_start(Block& block, const FastfoodTask& task, Part part) {
   block.each([&](auto& lane) { put_in<P, P::layout_z>(block, lane); });
   block.sync();
   block.each([&](auto& lane) {
     CK_UNROLL
-    for (int s = 0; s < P::E; ++s) {
-      const int from = fetch(permutation + 4 * four_of<P>(lane.t, s / 4) + s % 4);
-      lane.v[s] = block.floats(lane).get(P::place(from));
-    }
+    for (int s = 0; s < P::E; ++s)
+      lane.v[s] = block.floats(lane).get(P::place(source_of<P>(task, part(lane), lane.t, s)));
   });
   block.sync();
 }
 
 // Its transpose, from layout A to the final layout.
 template <class P, class Block>
-CK_HD void permute_to_final(Block& block, const int32_t* permutation) {
+CK_HD void permute_to_final(Block& block, const FastfoodTask& task, int m) {
   block.sync();
   block.each([&](auto& lane) {
     CK_UNROLL
-    for (int s = 0; s < P::E; ++s) {
-      const int to = fetch(permutation + 4 * four_of<P>(lane.t, s / 4) + s % 4);
-      block.floats(lane).put(P::place(to), lane.v[s]);
-    }
+    for (int s = 0; s < P::E; ++s) block.floats(lane).put(P::place(source_of<P>(task, m, lane.t, s)), lane.v[s]);
   });
   block.sync();
   block.each([&](auto& lane) { get_in<P, P::layout_z>(block, lane); });
@@ -86,32 +90,21 @@ template <class P, class Block>
 CK_HD void fastfood_forward(Block& block, const FastfoodTask& task, const Rows& x, const Rows& y) {
   const int64_t items = task.rows * task.blocks;
   for (int64_t base = block.first() * P::teams; base < items; base += block.count() * P::teams) {
-    const auto part = [&](const auto& lane) {
-      return static_cast<int>(base + lane.team < items ? (base + lane.team) % task.blocks : 0);
-    };
     block.each([&](auto& lane) {
-      lane.row = base + lane.team < items ? (base + lane.team) / task.blocks : -1;
+      const int64_t item = base + lane.team, row = item / task.blocks;
+      lane.row = item < items ? row : -1;
+      lane.part = item < items ? static_cast<int>(item - row * task.blocks) : 0;
       read_start<P>(lane, x, 0);
-      scale_start<P>(lane, task.B + part(lane) * P::N);
+      scale_start<P>(lane, task.B + lane.part * P::N);
     });
     to_final<P>(block);
-    block.each([&](auto& lane) { put_in<P, P::layout_z>(block, lane); });
-    block.sync();
-    block.each([&](auto& lane) {
-      const int32_t* permutation = task.permutation + part(lane) * P::N;
-      CK_UNROLL
-      for (int s = 0; s < P::E; ++s) {
-        const int from = fetch(permutation + 4 * four_of<P>(lane.t, s / 4) + s % 4);
-        lane.v[s] = block.floats(lane).get(P::place(from));
-      }
-      scale_start<P>(lane, task.G + part(lane) * P::N);
-    });
-    block.sync();
+    permute_to_start<P>(block, task, [](const auto& lane) { return lane.part; });
+    block.each([&](auto& lane) { scale_start<P>(lane, task.G + lane.part * P::N); });
     to_final<P>(block);
     block.each([&](auto& lane) {
       CK_UNROLL
-      for (int s = 0; s < P::E; ++s) lane.v[s] *= s_at<P>(task, part(lane), index_in<P, P::layout_z>(lane.t, s));
-      write_final<P>(lane, y, part(lane) * (P::N / 4));
+      for (int s = 0; s < P::E; ++s) lane.v[s] *= s_at<P>(task, lane.part, index_in<P, P::layout_z>(lane.t, s));
+      write_final<P>(lane, y, lane.part * (P::N / 4));
     });
     if constexpr (P::has_z) block.sync();
   }
@@ -139,7 +132,7 @@ CK_HD void fastfood_through_s(Block& block, const FastfoodTask& task, const Fast
     scale_start<P>(lane, task.B + m * P::N);
   });
   to_final<P>(block);
-  permute_to_start<P>(block, task.permutation + m * P::N);
+  permute_to_start<P>(block, task, [&](const auto&) { return m; });
   block.each([&](auto& lane) {
     const FastfoodMemory memory = fastfood_memory<P>(back, task.blocks, block.team(lane), m);
     CK_UNROLL
@@ -199,7 +192,7 @@ CK_HD void fastfood_block_backward(Block& block, const FastfoodTask& task, const
     }
     scale_start<P>(lane, task.G + m * P::N);
   });
-  permute_to_final<P>(block, task.permutation + m * P::N);
+  permute_to_final<P>(block, task, m);
   from_final<P>(block);
   fastfood_through_b<P>(block, task, back, m, first);
 }

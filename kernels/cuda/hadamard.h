@@ -55,6 +55,7 @@ template <class P>
 struct HadamardLane {
   int t, team;
   int64_t row;
+  int part;  // Fastfood: which block of the stack
   float v[P::E];
 };
 

@@ -46,12 +46,14 @@ typedef struct ck_cuda_acdc {
 
 /* Fastfood: y = S H (G * permuted(H (B * x))) for each of `blocks` blocks, side by side, the first `width` kept.
  * n is a power of two, 64 to 16,384; the input is filled up to n with zeros. H is not normalised. */
+enum { CK_CUDA_FASTFOOD_INDEX_16 = 1 }; /* permutations are uint16_t, else int32_t */
 typedef struct ck_cuda_fastfood {
   int64_t n, blocks, width, columns_in;
+  int64_t flags;
   const float* B;             /* (blocks, n) */
   const float* G;             /* (blocks, n) */
   const float* S;             /* (width,) */
-  const int32_t* permutation; /* (blocks, n) */
+  const void* permutation;    /* (blocks, n) */
 } ck_cuda_fastfood;
 
 CK_CUDA_API int ck_cuda_version(void);
