@@ -40,6 +40,9 @@ CK_HD TeamMemory team_memory(const AcdcBackward& task, int k, int64_t team, int 
 
 CK_HD void accumulate(float& sum, float term, bool first) { sum = first ? term : sum + term; }
 
+// d and the bias are read here as memory that might change, not with `fetch`: else the compiler loads them for all slots
+// ahead of the first, and has too few registers for the points.
+
 // The spectrum of a member is kept, then goes on through d and the bias.
 template <class P>
 CK_HD void keep_spectrum(AcdcLane<P>& lane, const AcdcTask& task, int member, Four* spectrum) {
@@ -50,8 +53,8 @@ CK_HD void keep_spectrum(AcdcLane<P>& lane, const AcdcTask& task, int member, Fo
     CK_UNROLL
     for (int i = 0; i < 4; ++i) {
       u.x[i] = x.u[i] * x.scale[i];
-      x.u[i] *= fetch(d + x.index[i]) * x.square[i];
-      if (bias != nullptr) x.u[i] += fetch(bias + x.index[i]) * x.scale[i];
+      x.u[i] *= d[x.index[i]] * x.square[i];
+      if (bias != nullptr) x.u[i] += bias[x.index[i]] * x.scale[i];
     }
     spectrum[slot * P::T + lane.t] = u;
   });
@@ -68,7 +71,7 @@ CK_HD void spend_spectrum(AcdcLane<P>& lane, const AcdcTask& task, int member, c
       const float g = x.u[i] * x.scale[i];
       accumulate(memory.sums[2 * memory.stride + x.index[i]], g, first);
       accumulate(memory.sums[memory.stride + x.index[i]], g * u.x[i], first);
-      x.u[i] *= fetch(d + x.index[i]) * x.square[i];
+      x.u[i] *= d[x.index[i]] * x.square[i];
     }
   });
 }

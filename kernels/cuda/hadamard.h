@@ -21,7 +21,7 @@ struct HadamardPlan {
   static constexpr int threads = T < 128 ? (T <= 32 ? 128 : T) : T;
   static constexpr int teams = threads / T;
   static constexpr bool one_warp = T <= 32;
-  static constexpr int pitch = (N + (T < 32 ? 4 * T : 0)) / 2;  // in pairs of floats, as of the other plans
+  static constexpr int pitch = (N + (T < 32 ? T : 0)) / 2;  // of rows in shared memory, in pairs of floats
   static constexpr int shared_bytes = teams * pitch * 8;
   // Blocks of one multiprocessor, for kernels that need so many registers a thread; all have 65,536 of them.
   static constexpr int blocks_for(int registers) {
@@ -46,8 +46,9 @@ struct HadamardPlan {
   static constexpr uint32_t layout_b = filled(new_b, p - 1);
   static constexpr uint32_t layout_z = has_z ? filled(new_z, p - 1) : layout_a;
 
-  // Spreads the threads of B, which lie 4 E apart, over the banks; groups of four stay whole.
-  static CK_HD int place(int index) { return index ^ (((index >> (2 + e)) & 7) << 2); }
+  // Spreads the threads of B, which lie far apart, over the banks: no access of any layout meets a bank twice. Groups of
+  // four stay whole.
+  static CK_HD int place(int index) { return index ^ (((index >> (2 + middle_bits)) & 7) << 2); }
 };
 
 

@@ -7,9 +7,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define CK_HD __host__ __device__ __forceinline__
-#define CK_UNROLL _Pragma("unroll")
 #else
 #define CK_HD inline
+#endif
+#if defined(__CUDA_ARCH__)
+#define CK_UNROLL _Pragma("unroll")
+#else
 #define CK_UNROLL
 #endif
 
