@@ -11,7 +11,8 @@ QUICK ?=
 env: $(STAMP)
 
 # torch by itself and first: a range that another package asks for would bring a build with several GB of CUDA.
-$(STAMP): constraints.txt pyproject.toml
+# The native kernels are compiled by the install, where there is a C++ compiler.
+$(STAMP): constraints.txt pyproject.toml kernels/CMakeLists.txt $(wildcard kernels/cpu/* kernels/include/*)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,all]'
@@ -31,12 +32,14 @@ test-slow: $(STAMP)
 	$(PYTEST) -m slow
 
 # Compiles the CUDA kernels for all architectures; a warning or a spilled register is an error. Needs no GPU.
-cuda: $(STAMP)
-	@if command -v nvcc >/dev/null || [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then \
-		$(BIN)/python -m compressor_kernels.build_cuda; \
-	else \
-		echo "SKIPPED: the CUDA kernels were not compiled, there is no nvcc"; \
-	fi
+CUDA_LIBRARY := kernels/compressor_kernels/_native_cuda.so
+NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
+
+cuda: $(if $(NVCC),$(CUDA_LIBRARY))
+	@$(if $(NVCC),cat $(CUDA_LIBRARY).txt,echo "SKIPPED: the CUDA kernels were not compiled, there is no nvcc")
+
+$(CUDA_LIBRARY): $(wildcard kernels/cuda/* kernels/include/*) kernels/compressor_kernels/build_cuda.py
+	$(PYTHON) kernels/compressor_kernels/build_cuda.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compressor.layers import seeded
-from compressor_kernels import cuda, reference
+from compressor_kernels import gpu, reference
 
 SIZES = tuple(2**p for p in range(8, 16))
 BATCHES = (128, 16384)
@@ -94,14 +94,14 @@ def over(inputs: list[Tensor], function: Callable[[Tensor], Any]) -> Call:
 def inputs_of(n: int, batch: int, dtype: torch.dtype) -> list[Tensor]:
     """Rows enough that none is in the cache when its turn comes."""
     size = batch * n * dtype.itemsize
-    return [torch.randn(batch, n, device="cuda").to(dtype) for _ in range(max(2, min(64, CACHE_BYTES // size + 1)))]
+    return [torch.randn(batch, n, device=gpu.DEVICE).to(dtype) for _ in range(max(2, min(64, CACHE_BYTES // size + 1)))]
 
 
 def dense_calls(n: int, inputs: list[Tensor], *, backward: bool) -> dict[str, Call]:
     """Dense layers of the same sides, forward, or the two products of their backward."""
     calls = {}
     for name in ("fp32", "bf16"):
-        weight = torch.randn(n, n, device="cuda").to(DTYPES[name])
+        weight = torch.randn(n, n, device=gpu.DEVICE).to(DTYPES[name])
         xs = [x.to(DTYPES[name]) for x in inputs[:4]]
         if backward:
             calls[f"dense {name}"] = over(xs, lambda x, w=weight: (x @ w, x.T @ x))
@@ -113,15 +113,15 @@ def dense_calls(n: int, inputs: list[Tensor], *, backward: bool) -> dict[str, Ca
 def acdc_calls(n: int, k: int, inputs: list[Tensor], *, backward: bool) -> dict[str, Call]:
     """The cascade with bias, ReLU and permutation, by one call and by plain torch."""
     dtype = inputs[0].dtype
-    a, d = (torch.randn(k, n, device="cuda", dtype=dtype) * 0.1 + 1 for _ in range(2))
-    bias = torch.randn(k, n, device="cuda", dtype=dtype) * 0.1
-    permutation = seeded.permutations(0, 10, k - 1, n).cuda() if k > 1 else None
+    a, d = (torch.randn(k, n, device=gpu.DEVICE, dtype=dtype) * 0.1 + 1 for _ in range(2))
+    bias = torch.randn(k, n, device=gpu.DEVICE, dtype=dtype) * 0.1
+    permutation = seeded.permutations(0, 10, k - 1, n).to(gpu.DEVICE) if k > 1 else None
     relu = k > 1
 
     def plain(x: Tensor) -> Tensor:
         return reference.acdc(x, a, d, bias, permutation, n, relu, False)
 
-    kernels = cuda.kernels() if cuda.serves_acdc(inputs[0], n) else None
+    kernels = gpu.kernels() if gpu.can_cascade(n) and gpu.takes(inputs[0]) else None
     if not backward:
         calls = {"multi": over(inputs, plain)}
         if kernels is not None:
@@ -136,8 +136,8 @@ def acdc_calls(n: int, k: int, inputs: list[Tensor], *, backward: bool) -> dict[
 def fwht_calls(inputs: list[Tensor]) -> dict[str, Call]:
     """Walsh–Hadamard by one call, by plain torch, and by fast-hadamard-transform where it is installed."""
     calls = {"multi": over(inputs, reference.fwht)}
-    kernels = cuda.kernels()
-    if kernels is not None and cuda.serves_fwht(inputs[0]):
+    kernels = gpu.kernels() if gpu.can_fwht(inputs[0].shape[-1]) and gpu.takes(inputs[0]) else None
+    if kernels is not None:
         calls["single"] = over(inputs, kernels.fwht)
     if importlib.util.find_spec("fast_hadamard_transform") is not None:
         from fast_hadamard_transform import hadamard_transform
@@ -149,15 +149,15 @@ def fwht_calls(inputs: list[Tensor]) -> dict[str, Call]:
 def fastfood_calls(n: int, inputs: list[Tensor], *, backward: bool) -> dict[str, Call]:
     """One block, by one call and by plain torch."""
     dtype = inputs[0].dtype
-    B, G, S = (torch.randn(*shape, device="cuda", dtype=dtype) for shape in ((1, n), (1, n), (n,)))
+    B, G, S = (torch.randn(*shape, device=gpu.DEVICE, dtype=dtype) for shape in ((1, n), (1, n), (n,)))
     S = S / n
-    permutation = seeded.permutations(0, 10, 1, n).cuda()
+    permutation = seeded.permutations(0, 10, 1, n).to(gpu.DEVICE)
     index = permutation[0].long()
 
     def plain(x: Tensor) -> Tensor:
         return reference.fwht(reference.fwht(x * B[0]).index_select(-1, index) * G[0]) * S
 
-    kernels = cuda.kernels() if cuda.serves_fastfood(inputs[0], n) else None
+    kernels = gpu.kernels() if gpu.can_fastfood(n) and gpu.takes(inputs[0]) else None
     if not backward:
         calls = {"multi": over(inputs, plain)}
         if kernels is not None:
@@ -230,11 +230,6 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("skipped: no GPU", file=sys.stderr)
         return 0
-    if cuda.kernels() is None:
-        print(
-            "no CUDA kernels: run `python -m compressor_kernels.build_cuda`; the multi-call path is timed alone",
-            file=sys.stderr,
-        )
     torch.manual_seed(0)
     sizes, dtypes = ((1024, 4096, 16384), ("fp32", "bf16")) if asked.quick else (SIZES, tuple(DTYPES))
     found = []

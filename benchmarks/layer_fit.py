@@ -7,16 +7,17 @@ under real sentences. One fit each, no training. Judged: a closed form is where 
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from facts import RESULTS, facts, keep
+from facts import RESULTS, facts, keep, parser, pyplot, show
 from packages import data_folder, minilm, mnist_in, sentence_pairs
 from torch import Tensor, nn
 from zoo import caffe_lenet
@@ -86,12 +87,13 @@ def measure(layer: Layer, family: Method, budget: float, seed: int) -> dict[str,
     fitted = family.layer.from_dense(layer.weight, layer.bias, config, layer.metric)
     seconds = time.monotonic() - started
     error = off(fitted, layer)
+    stored = fitted.finished()
     row = {
         "layer": layer.name,
         "family": family.name,
         "budget": budget,
-        "params": fitted.params(),
-        "macs": fitted.macs(),
+        "params": stored.params(),
+        "macs": stored.macs(),
         "error": error,
         "seconds": seconds,
         "is_exact": fitted.is_exact,
@@ -121,7 +123,8 @@ def polished(fitted: StructuredLayer, layer: Layer) -> float:
     root, weight = layer.metric.root(), layer.weight.double()
     total = (weight @ root).square().sum()
     trained = [parameter for name, parameter in fitted.named_parameters() if fitted.kind(name) != "bias"]
-    optimizer = torch.optim.LBFGS(trained, max_iter=25, line_search_fn="strong_wolfe", tolerance_change=0)
+    never = {"tolerance_grad": 0.0, "tolerance_change": 0.0}  # stop early
+    optimizer = torch.optim.LBFGS(trained, max_iter=25, line_search_fn="strong_wolfe", **never)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -135,14 +138,9 @@ def polished(fitted: StructuredLayer, layer: Layer) -> float:
 
 def draw(result: dict[str, Any]) -> None:
     """The figure: one panel a layer, error against parameters, a line a family."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("no figure: matplotlib is not installed (extra 'plots')", file=sys.stderr)
+    plt = pyplot()
+    if plt is None:
         return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     layers = list(result["low_rank"])
     figure, grid = plt.subplots(2, 2, figsize=(13, 10), squeeze=False)
     for axes, name in zip(grid.flat, layers, strict=False):
@@ -171,27 +169,58 @@ def failures(rows: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """One table a layer: a line a family, a column a budget."""
     for layer in dict.fromkeys(row["layer"] for row in rows):
-        print(f"\n{layer:24}" + "".join(f"{budget:>18.0%}" for budget in BUDGETS))
+        yield f"\n{layer:24}" + "".join(f"{budget:>18.0%}" for budget in BUDGETS)
         for family in dict.fromkeys(row["family"] for row in rows):
             mine = {row["budget"]: row for row in rows if row["layer"] == layer and row["family"] == family}
             cells = [
                 f"{mine[budget]['error']:.3f} ({mine[budget]['params']:,})" if budget in mine else "–"
                 for budget in BUDGETS
             ]
-            print(f"{family:24}" + "".join(f"{cell:>18}" for cell in cells))
+            yield f"{family:24}" + "".join(f"{cell:>18}" for cell in cells)
+
+
+def measure_all(
+    layers: list[Layer], entries: list[Method], budgets: tuple[float, ...], seed: int, resume: Path | None
+) -> list[dict[str, Any]]:
+    """All rows; with ``resume`` those in the file are taken as they stand, and each new one is added to it."""
+    known = [json.loads(line) for line in resume.read_text().splitlines()] if resume and resume.exists() else []
+    done = {(row["layer"], row["family"], row["budget"]): row for row in known}
+    rows = []
+    for layer, family in itertools.product(layers, entries):
+        with torch.device("meta"):
+            if not family.layer(*layer.weight.shape[::-1], config=family.config()).is_linear:
+                continue
+        for budget in budgets:
+            row = done.get((layer.name, family.name, budget))
+            if row is None:
+                row = measure(layer, family, budget, seed)
+                if resume:
+                    with resume.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+            rows.append(row)
+            said = f"{row['params']:,} params, error {row['error']:.3f}, {row['seconds']:.1f} s"
+            print(f"{layer.name} {family.name} {budget:.0%}: {said}", file=sys.stderr)
+    return rows
+
+
+def low_rank_curve(layer: Layer) -> list[tuple[int, float]]:
+    """Numbers stored and error of the best map of each rank."""
+    sides = sum(layer.weight.shape)
+    curve = low_rank_errors(layer.weight, layer.metric)
+    return [(rank * sides + len(layer.weight), error) for rank, error in curve]
 
 
 def main() -> int:
     """Fit, print, keep; 1 when a fit is not what it should be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the LeNet layer at two budgets; nothing is kept")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--families", help="only these, separated by commas; nothing is kept")
-    options = parser.parse_args()
+    arguments = parser(__doc__, quick="the LeNet layer at two budgets; nothing is kept")
+    arguments.add_argument("--families", help="only these, separated by commas; nothing is kept")
+    arguments.add_argument(
+        "--resume", type=Path, metavar="FILE", help="rows are added to FILE; what it has is not redone"
+    )
+    options = arguments.parse_args()
     entries = [entry for name, entry in methods().items() if name == entry.layer.method]
     if options.families:
         entries = [entry for entry in entries if entry.name in options.families.split(",")]
@@ -200,24 +229,10 @@ def main() -> int:
     if not options.quick:
         layers += minilm_layers(("intermediate.dense", "output.dense", "attention.self.query"))
     started = time.monotonic()
-    rows, low_rank = [], {}
-    for layer in layers:
-        sides = sum(layer.weight.shape)
-        curve = low_rank_errors(layer.weight, layer.metric)
-        low_rank[layer.name] = [(rank * sides + len(layer.weight), error) for rank, error in curve]
-        for family in entries:
-            with torch.device("meta"):
-                if not family.layer(*layer.weight.shape[::-1], config=family.config()).is_linear:
-                    continue
-            for budget in budgets:
-                rows.append(measure(layer, family, budget, options.seed))
-                said = f"{rows[-1]['params']:,} params, error {rows[-1]['error']:.3f}, {rows[-1]['seconds']:.1f} s"
-                print(f"{layer.name} {family.name} {budget:.0%}: {said}", file=sys.stderr)
+    rows = measure_all(layers, entries, budgets, options.seed, options.resume)
+    low_rank = {layer.name: low_rank_curve(layer) for layer in layers}
     result = {**facts(options.seed), "wall_time_s": time.monotonic() - started, "low_rank": low_rank, "rows": rows}
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        show(rows)
+    show(result, table(rows), as_json=options.json)
     if not options.quick and not options.families:
         keep("layer_fit", result)
         draw(result)

@@ -7,16 +7,14 @@ start at N(1, 1e-2), which trains at every depth, or at N(0, 1e-3), which does n
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import statistics
 import sys
 import time
 from typing import Any
 
 import torch
-from facts import RESULTS, facts, keep
+from facts import RESULTS, facts, keep, parser, pyplot, show
 
 from compressor.layers import method
 
@@ -72,14 +70,9 @@ def learn(
 
 def draw(result: dict[str, Any]) -> None:
     """The figure: loss against K, both initialisations, the dense map as a line."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("no figure: matplotlib is not installed (extra 'plots')", file=sys.stderr)
+    plt = pyplot()
+    if plt is None:
         return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(figsize=(6, 4))
     for name, rows in result["loss"].items():
         middle = [statistics.median(rows[str(depth)]) for depth in result["depths"]]
@@ -97,11 +90,7 @@ def draw(result: dict[str, Any]) -> None:
 
 def main() -> int:
     """Measure, print, keep; 1 when the good start does not fall to K = 16 or the bad one does."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed and few evaluations; nothing is judged or kept")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser(__doc__, quick="one seed and few evaluations; nothing is judged or kept").parse_args()
     torch.set_num_threads(1)
     started = time.monotonic()
     seeds = [options.seed] if options.quick else [options.seed + i for i in range(3)]
@@ -121,12 +110,11 @@ def main() -> int:
     }
     result["wall_time_s"] = time.monotonic() - started
     middle = {name: [statistics.median(rows[str(depth)]) for depth in DEPTHS] for name, rows in loss.items()}
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print("K   " + "".join(f"{name:>14}" for name in middle) + f"{'dense':>14}")
-        for i, depth in enumerate(DEPTHS):
-            print(f"{depth:<4}" + "".join(f"{rows[i]:14.5f}" for rows in middle.values()) + f"{result['dense']:14.5f}")
+    lines = ["K   " + "".join(f"{name:>14}" for name in middle) + f"{'dense':>14}"]
+    for i, depth in enumerate(DEPTHS):
+        values = "".join(f"{rows[i]:14.5f}" for rows in middle.values())
+        lines.append(f"{depth:<4}{values}{result['dense']:14.5f}")
+    show(result, lines, as_json=options.json)
     if options.quick:
         return 0
     keep("linear_recovery", result)

@@ -7,13 +7,12 @@ distilled equally. Nothing is chosen by the test images. Writes ``benchmarks/res
 
 from __future__ import annotations
 
-import argparse
-import json
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from facts import facts, keep
+from comparison import row, sides
+from facts import facts, keep, parser, show
 from packages import data_folder, mnist_in
 from torch import Tensor, nn
 
@@ -62,50 +61,31 @@ def measure(methods: list[str], rank: int, quick: bool, seed: int) -> dict[str, 
     ]
     (x, labels), (test_x, test_labels) = parts
     model = train(x[: len(x) // step], labels[: len(x) // step], 2 if quick else 10, seed)
-    recipe = make_recipe(
-        method=methods[0], settings={"rank": rank}, target=("lstm",), epochs=1 if quick else 4, seed=seed
-    )
+    epochs = 1 if quick else 4
+    recipe = make_recipe(method=methods[0], settings={"rank": rank}, target=("lstm",), epochs=epochs, seed=seed)
     few = slice(0, 1000 if quick else 20000)
     held = slice(0, 1000 if quick else None)
     result = compare(
         recipe, methods, model=model, data=(x[few], labels[few]), eval_data=(test_x[held], test_labels[held])
     )
     report = result.report
-    sides = [("original", report.before), (report.method, report.after)]
-    sides += [(baseline.name, baseline.side) for baseline in report.baselines]
-    rows = [
-        {
-            "name": name,
-            "params": side.params,
-            "dense_params": side.dense_params,
-            "macs": side.macs,
-            "onnx_bytes": side.size_bytes.get("model.onnx"),
-            "error": side.error,
-            "latency_ms": side.latency_ms["onnxruntime"]["1"].median,
-        }
-        for name, side in sides
-    ]
-    return {**facts(seed), "rank": rank, "wall_time_s": report.wall_time_s, "rows": rows}
+    rows = [{**row(name, side), "error": side.error} for name, side, _ in sides(report)]
+    return {**facts(seed), "rank": rank, "epochs": epochs, "wall_time_s": report.wall_time_s, "rows": rows}
 
 
 def main() -> int:
     """Measure, print, keep; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1,000 images, one or two epochs; nothing kept")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--methods", default=METHODS, help="the first is SVD; the others get its size")
-    parser.add_argument("--rank", type=int, default=4, help="of the SVD")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    arguments = parser(__doc__, quick="1,000 images, one or two epochs; nothing kept")
+    arguments.add_argument("--methods", default=METHODS, help="the first is SVD; the others get its size")
+    arguments.add_argument("--rank", type=int, default=4, help="of the SVD")
+    options = arguments.parse_args()
     result = measure(options.methods.split(","), options.rank, options.quick, options.seed)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        for row in result["rows"]:
-            print(
-                f"{row['name']:10} {row['dense_params']:>9,} dense params {row['error']:7.2%} error"
-                f"  {row['macs']:>11,} MACs  {row['latency_ms']:.3f} ms"
-            )
+    lines = (
+        f"{found['name']:10} {found['dense_params']:>9,} dense params {found['error']:7.2%} error"
+        f"  {found['macs']:>11,} MACs  {found['latency_ms']:.3f} ms"
+        for found in result["rows"]
+    )
+    show(result, lines, as_json=options.json)
     if not options.quick and options.methods == METHODS:
         keep("lstm", result)
     return 0

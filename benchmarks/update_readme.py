@@ -88,34 +88,45 @@ def demo() -> str:
     return "\n".join([*lines, "", _machine(result)])
 
 
-def lenet(name: str = "caffe_lenet") -> str:
-    """The Caffe LeNet's comparison."""
+def comparison(name: str, title: str, figures: dict[str, tuple[str, str]]) -> str:
+    """The networks of a comparison, a line each; ``figures`` are the heading and format of each key of quality."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return "_not measured yet: `make bench`_"
     result = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "| Caffe LeNet on MNIST | dense parameters | smaller | bytes | MACs | test error | ms, batch 1, onnxruntime |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    dense = result["rows"][0]["dense_params"]
+    qualities = [heading for heading, _ in figures.values()]
+    heads = ["dense parameters", "smaller", "ONNX bytes", "MACs", *qualities, "ms, onnxruntime"]
+    lines = [f"| {' | '.join((title, *heads))} |", f"| --- |{' ---: |' * len(heads)}"]
+    original = result["rows"][0]
+    dense = original["dense_params"]
     for row in result["rows"]:
         counted = f"{row['dense_params']:,}" if row["dense_params"] else "–"
         ratio = f"{dense / row['dense_params']:.1f}×" if row["dense_params"] else "–"
-        latency = f"{row['latency_ms']:.3f}" if row.get("latency_ms") else "–"
-        size, macs = (f"{row[key]:,}" if row.get(key) else "–" for key in ("safetensors_bytes", "macs"))
-        cells = (row["name"], counted, ratio, size, macs, f"{row['error']:.2%}", latency)
+        slower = ", slower" if row["latency_ms"] > original["latency_ms"] else ""
+        size, macs = (f"{row[key]:,}" if row.get(key) else "–" for key in ("onnx_bytes", "macs"))
+        found = [format(row[key], kind) for key, (_, kind) in figures.items()]
+        cells = (row["name"], counted, ratio, size, macs, *found, f"{row['latency_ms']:.3f}{slower}")
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _machine(result)])
+    how = f"{result['epochs']} epochs of training each; the original as it is."
+    if result.get("training"):
+        how += f" Options: `--train {' --train '.join(result['training'])}`."
+    notes = [f"{row['name']}: {row['note']}." for row in result["rows"] if row.get("note")]
+    return "\n".join([*lines, "", *notes, how, _machine(result)])
 
+
+_LENET = ("Caffe LeNet on MNIST", {"error": ("test error", ".2%")})
+_LSTM = ("LSTM on rows of MNIST", {"error": ("test error", ".2%")})
+_MINILM = ("all-MiniLM-L6-v2 on SICK", {"spearman": ("Spearman", ".4f"), "cosine": ("cosine with the original", ".4f")})
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "commands": commands,
     "options": options,
     "demo": demo,
-    "lenet": lenet,
-    "lenet_every": lambda: lenet("caffe_lenet_every"),
+    "lenet": lambda: comparison("caffe_lenet", *_LENET),
+    "lenet_every": lambda: comparison("caffe_lenet_every", *_LENET),
+    "lstm": lambda: comparison("lstm", *_LSTM),
+    "minilm": lambda: comparison("minilm", *_MINILM),
 }
 
 
@@ -150,7 +161,8 @@ def _count(name: str, before: int, after: int) -> tuple[str, str, str, str]:
 
 def _machine(result: dict) -> str:
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "onnxruntime"))
-    return f"{result['machine']['processor']}, one thread for latency (median), {versions}, seed {result['seed']}."
+    machine = f"{result['machine']['processor']}, latency at batch 1 on one thread (median)"
+    return f"{machine}, {versions}, seed {result['seed']}."
 
 
 def _first_sentence(text: str | None) -> str:

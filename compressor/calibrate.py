@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.layers import Metric
+from compressor.layers.semidefinite import damped
 
 _WIDE = 1024
 _DAMPING = 1e-2  # of the mean diagonal, where the moments of the compressed prefix are inverted
@@ -38,11 +39,8 @@ def _capture(module: nn.Module, *, output: bool, every: bool) -> Iterator[list[T
     def after(_module: nn.Module, _inputs: object, out: Tensor) -> None:
         take(out)
 
-    handle = module.register_forward_hook(after) if output else module.register_forward_pre_hook(before)
-    try:
+    with module.register_forward_hook(after) if output else module.register_forward_pre_hook(before):
         yield caught
-    finally:
-        handle.remove()
 
 
 def rows_at(
@@ -108,8 +106,7 @@ class Moments:
         second = self.second - torch.outer(mu_compressed, mu_compressed)
         shift = self.cross - torch.outer(mu, mu_compressed) - second
         if bool(shift.abs().max() > 1e-9 * second.abs().max()):
-            damped = second + _DAMPING * second.diagonal().mean() * torch.eye(self.features, dtype=second.dtype)
-            weight = weight + torch.linalg.solve(damped, (weight @ shift).T).T
+            weight = weight + torch.linalg.solve(damped(second, _DAMPING), (weight @ shift).T).T
         target_bias = None if bias is None else (bias.double() + original @ mu - weight @ mu_compressed).to(dtype)
         return weight.to(dtype), target_bias, Metric(second, mu_compressed)
 

@@ -18,7 +18,7 @@ from compressor.data import Dataset, array_names, as_dataset, load_data
 from compressor.errors import CompressorError, reason
 from compressor.layers import StructuredLayer, method
 from compressor.measure import check_metric
-from compressor.plan import Plan, make_plan, probe
+from compressor.plan import Plan, make_plan, matches, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
 from compressor.sites import Run, Site, device_of, find_runs, find_sites
@@ -94,7 +94,7 @@ class Case:
 
     def _within(self, patterns: Sequence[str]) -> tuple[str, ...]:
         """``patterns`` with those that name an opened module standing for all dense maps inside it."""
-        inside = [f"{name}.*" for name in self.kinds if _matches(name, patterns) and name not in self.sites]
+        inside = [f"{name}.*" for name in self.kinds if matches(name, patterns) and name not in self.sites]
         kept = [one for one in patterns if fnmatch.filter(self.sites, one) or not fnmatch.filter(self.kinds, one)]
         return (*kept, *inside)
 
@@ -243,18 +243,11 @@ def _packed(model: nn.Module, example: tuple[Tensor, ...] | None) -> set[str]:
     recurrent = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.RNNBase)]
     if example is None or not recurrent:
         return found
-    handles = [module.register_forward_pre_hook(look(name)) for name, module in recurrent]
-    try:
-        with torch.no_grad():
-            model(*example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, module in recurrent:
+            hooks.enter_context(module.register_forward_pre_hook(look(name)))
+        model(*example)
     return found
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _trace(case: Case) -> None:

@@ -19,7 +19,7 @@ from compressor.layers import replace
 from compressor.measure import first_output
 from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
-from compressor.sites import extract, structured
+from compressor.sites import device_of, extract, structured
 from compressor.training import Training, varied
 
 
@@ -75,12 +75,10 @@ def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[
     def remember(name: str) -> Any:
         return lambda _module, _inputs, output: seen[name].append(output)
 
-    handles = [model.get_submodule(name).register_forward_hook(remember(name)) for name in names]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(remember(name)))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Training, classes: bool) -> Tensor:
@@ -108,7 +106,7 @@ def _hint(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
 
 def _check_labels(model: nn.Module, data: Dataset) -> None:
     """Refuse labels that name no class of ``model``, before anything is trained."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     with torch.no_grad():
         output = first_output(model(*(x.to(device) for x in data.head(2).inputs)))
     found = [batch.labels for batch in data.batches(4096) if batch.labels is not None]
@@ -129,7 +127,7 @@ class _Run:
     ) -> None:
         self.student, self.teacher, self.entries, self.train_data, self.how = student, teacher, entries, train, how
         self.seed = seed
-        self.device = next(student.parameters()).device
+        self.device = device_of(student)
         self.layers = [layer for _, layer in structured(student)]
         self.settled = all(layer.is_settled for layer in self.layers)
         self.batch_size = len(train) if how.is_full_batch else how.batch_size

@@ -83,6 +83,7 @@ def _fit_entry(
 ) -> Fitted:
     template = layer_for(entry, sites)
     low_rank: list[tuple[int, float]] = []
+    samples: tuple[Tensor, Tensor] | None = None
     if template.is_linear and len(entry.sites) == 1:
         layer, error, low_rank = _fit_linear(student, teacher, entry, sites[entry.name], data, changed, seed)
         before, after = sites[entry.name].params, layer.finished().params()
@@ -92,7 +93,8 @@ def _fit_entry(
     else:
         torch.manual_seed(seed)
         layer = layer_for(entry, sites, device=str(device_of(student)))
-        error = layer.fit_samples(*_samples(student, teacher, entry, sites, data, changed, seed))
+        samples = _samples(student, teacher, entry, sites, data, changed, seed)
+        error = layer.fit_samples(*samples)
     if not math.isfinite(error):
         return Fitted(entry, kept_because=f"the fit of {entry.method} did not stay finite")
     layer = layer.to(device_of(student))
@@ -100,7 +102,7 @@ def _fit_entry(
     for parameter in layer.parameters():
         parameter.requires_grad_(True)
     if data is not None and limit.reason is None and activation is not None:
-        x, y = _samples(student, teacher, entry, sites, data, changed, seed)
+        x, y = samples or _samples(student, teacher, entry, sites, data, changed, seed)
         imitate(layer, activation, x, y, seed=seed, limit=limit)
     put(student, entry, layer)
     return Fitted(entry, error=error, low_rank=low_rank)

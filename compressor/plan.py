@@ -93,7 +93,8 @@ def _check_patterns(known: Mapping[str, Site], target: Sequence[str], ignore: Se
             raise CompressorError(f"no dense layer matches '{pattern}'; {nearest(pattern, known)}")
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether any of ``patterns`` (with ``*``, as a shell's) names ``name``."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -102,9 +103,9 @@ def _reason_to_keep(
 ) -> str | None:
     if site.calls == 0:
         return "it is never called with this input"
-    if _matches(site.name, ignore):
+    if matches(site.name, ignore):
         return "ignored by name"
-    if target and not _matches(site.name, target):
+    if target and not matches(site.name, target):
         return "not targeted"
     if site.tied_to is not None:
         return f"it shares its weight or bias with '{site.tied_to}', which needs it dense"

@@ -7,6 +7,7 @@ the first site and `torch.nn.Identity` at all others of the window.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import Counter
@@ -88,16 +89,10 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
     found = dense_modules(model)
     called: dict[str, list[int]] = {}
     if example is not None:
-        handles = [
-            module.register_forward_pre_hook(_counter(called, name, example[0].shape[0]))
-            for name, module in found.items()
-        ]
-        try:
-            with torch.no_grad():
-                model(*example)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with contextlib.ExitStack() as hooks, torch.no_grad():
+            for name, module in found.items():
+                hooks.enter_context(module.register_forward_pre_hook(_counter(called, name)))
+            model(*example)
     order = [*called, *(name for name in found if name not in called)]
     owners = holders(model)
     last = [name for name in order if example is None or name in called][-1:]
@@ -120,7 +115,7 @@ def _other_holder(linear: nn.Linear, name: str, owners: Mapping[int, Sequence[st
     return next((other for p in linear.parameters() for other in owners[id(p)] if other != name), None)
 
 
-def _counter(called: dict[str, list[int]], name: str, batch: int) -> Any:
+def _counter(called: dict[str, list[int]], name: str) -> Any:
     def count(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         called.setdefault(name, []).append(math.prod(inputs[0].shape[:-1]))
 

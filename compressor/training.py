@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from compressor.data import Batch
-from compressor.imitate import parameter_groups
+from compressor.layers.rates import parameter_groups
 from compressor.settings import Settings
 
 _ROUND = 50  # iterations of L-BFGS that count as one epoch

@@ -8,15 +8,17 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from compressor.layers import seeded
-from compressor_kernels import build_cuda, cuda, reference
+from compressor_kernels import build_cuda, cuda, dispatch, reference
 
 ROOT = Path(__file__).resolve().parent.parent
+SINGLE = "cuda single-call"
 ACDC_SIZES = [128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 HADAMARD_SIZES = [2**p for p in range(6, 15)]
 ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -106,8 +108,8 @@ def acdc_case(
     fixed: bool = False,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
-) -> tuple[Case, Callable[[cuda.Kernels | None], Callable[..., Tensor]]]:
-    """A cascade, and what makes the function to be tested of some kernels."""
+) -> tuple[Case, Callable[..., Tensor]]:
+    """A cascade, and the function to be tested, which must take the kernel."""
     columns_in, columns_out = columns or (n, n)
     a = 1 + data(depth - fixed, n, seed=1) / 4
     d = 1 + data(depth, n, seed=2) / 4
@@ -118,17 +120,18 @@ def acdc_case(
     def formula(x: Tensor, a: Tensor, d: Tensor, beta: Tensor | None) -> Tensor:
         return reference.acdc(x, a, d, beta, permutation, columns_out, relu, False)
 
-    def of(kernels: cuda.Kernels | None) -> Callable[..., Tensor]:
-        return lambda x, a, d, beta: cuda.acdc(x, a, d, beta, permutation, columns_out, relu, kernels)
+    def function(x: Tensor, a: Tensor, d: Tensor, beta: Tensor | None) -> Tensor:
+        assert dispatch.path(x, "acdc", n) == SINGLE or not len(x)
+        return dispatch.acdc(x, a, d, beta, permutation, columns_out, relu=relu)
 
-    return Case(inputs, formula), of
+    return Case(inputs, formula), function
 
 
 def fastfood_case(
     n: int, blocks: int = 1, rows: int = 3, *, columns: int | None = None, width: int | None = None,
-    dtype: torch.dtype = torch.float32, device: str = "cpu",
-) -> tuple[Case, Callable[[cuda.Kernels | None], Callable[..., Tensor]]]:  # fmt: skip
-    """Stacked Fastfood blocks, and what makes the function to be tested of some kernels."""
+    features: str = "linear", dtype: torch.dtype = torch.float32, device: str = "cpu",
+) -> tuple[Case, Callable[..., Tensor]]:  # fmt: skip
+    """Stacked Fastfood blocks, and the function to be tested, which must take the kernel."""
     width = width or blocks * n
     permutation = seeded.permutations(0, 10, blocks, n).to(device)
     shapes = (rows, columns or n), (blocks, n), (blocks, n), (width,)
@@ -138,13 +141,13 @@ def fastfood_case(
         for i, (shape, scale) in enumerate(zip(shapes, scales, strict=True))
     ]
 
+    options: dict[str, Any] = {"scale": 1.0, "features": features}
+
     def formula(x: Tensor, B: Tensor, G: Tensor, S: Tensor) -> Tensor:
-        h = torch.nn.functional.pad(x, (0, n - x.shape[-1])).unsqueeze(-2)
-        h = reference.fwht(h * B)
-        h = torch.stack([h[..., m, :].index_select(-1, permutation[m].long()) for m in range(blocks)], -2)
-        return reference.fwht(h * G).flatten(-2)[..., :width] * S
+        return reference.fastfood(x, B, permutation, G, S, **options)
 
-    def of(kernels: cuda.Kernels | None) -> Callable[..., Tensor]:
-        return lambda x, B, G, S: cuda.fastfood(x, B, permutation, G, S, kernels)
+    def function(x: Tensor, B: Tensor, G: Tensor, S: Tensor) -> Tensor:
+        assert dispatch.path(x, "fastfood", n) == SINGLE or not len(x)
+        return dispatch.fastfood(x, B, permutation, G, S, **options)
 
-    return Case(inputs, formula), of
+    return Case(inputs, formula), function

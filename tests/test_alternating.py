@@ -9,13 +9,11 @@ from compressor.layers import Metric
 from compressor.layers.alternating import (
     _MOST_WORK,
     _WORK,
-    balanced,
     descend,
     least_squares_step,
-    left_vectors,
     roots,
-    truncated,
 )
+from compressor.layers.truncation import balanced, left_vectors, truncated
 
 
 def data(*shape: int, seed: int = 3) -> torch.Tensor:

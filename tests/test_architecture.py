@@ -21,7 +21,7 @@ TEXTS += [ROOT / name for name in ("README.md", "Makefile", "pyproject.toml", "c
 # From the bottom up: a room imports from its own and from those before it, never from those after it.
 ROOMS = [
     ("errors", r"compressor\.(errors|settings)"),
-    ("kernels", r"(compressor_kernels|build)"),
+    ("kernels", r"(compressor_kernels|build|stress)"),
     ("layers", r"compressor\.layers"),
     ("converters", r"compressor_converters"),
     ("pipeline", r"compressor(?!\.(cli|console|options|__main__)\b)"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.layers import Metric, method, solve
+from compressor.layers import Metric, lbfgs, method
 from compressor.layers.blast import BLAST, BLASTConfig, _Fit
 
 
@@ -125,6 +125,7 @@ def test_each_part_reaches_the_least_squares_optimum_for_the_others(part: str) -
     torch.testing.assert_close((seen(values[part]) - seen(others) - aim).norm(), optimum)
 
 
+@pytest.mark.slow
 def test_the_fit_is_about_as_near_as_the_best_of_long_descents_from_random_starts() -> None:
     weight, metric, ends = data(16, 16), metric_of(16), []
     config = method("blast").config({"blocks": 4, "rank": 4})
@@ -132,6 +133,6 @@ def test_the_fit_is_about_as_near_as_the_best_of_long_descents_from_random_start
     fit = _Fit(layer, weight, metric)
     for seed in range(4):
         free = [torch.nn.Parameter(0.3 * data(*part.shape, seed=seed)) for part in (layer.u, layer.s, layer.v)]
-        solve._lbfgs(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
+        lbfgs.minimise(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
         ends.append(float((fit.loss(tuple(free)) / fit.total).detach()) ** 0.5)
     assert error(layer, weight, metric) < 1.05 * min(ends)

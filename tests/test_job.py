@@ -88,6 +88,7 @@ def test_the_folder_reloads_with_and_without_the_original(tiny: Tiny, done: tupl
     assert any(isinstance(module, compressor.StructuredLayer) for module in arch.modules())
 
 
+@pytest.mark.slow
 def test_the_recipe_gives_the_same_bytes_again(tiny: Tiny, done: tuple[Path, dict]) -> None:
     tiny.run("--recipe", "done/recipe.yaml", "-o", "again", "-q")
     assert digest(tiny.folder / "again" / "model.safetensors") == digest(done[0] / "model.safetensors")
@@ -103,6 +104,7 @@ def test_a_recipe_refuses_a_model_or_data_that_changed(tiny: Tiny, done: tuple[P
     (tiny.folder / "changed.yaml").unlink()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny: Tiny) -> None:
     job = (*MODEL, *DATA, "--method", "acdc", "--target", "0", "--epochs", "1", "-q")
     tiny.run(*job, "--seed", "5", "-o", "s1")

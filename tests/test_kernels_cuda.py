@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 from cuda_oracle import (
     ACDC_SIZES,
     HADAMARD_SIZES,
+    ROOT,
+    SINGLE,
     acdc_case,
     assert_in_budget,
     compiler,
@@ -22,9 +25,10 @@ from cuda_oracle import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from compressor.layers import seeded
-from compressor_kernels import build_cuda, cuda, reference
+from compressor.layers import methods, seeded
+from compressor_kernels import build_cuda, cuda, dispatch, gpu, hadamard, native, reference
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler for the emulation of the CUDA kernels")
 HALVES = [torch.float16, torch.bfloat16]
@@ -36,8 +40,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> cuda.Kernels:
 
 
 @pytest.fixture
-def kernels(built: cuda.Kernels) -> Iterator[cuda.Kernels]:
-    """The emulator; afterwards no two threads may have raced, and nothing may have been read before it was written."""
+def kernels(built: cuda.Kernels, monkeypatch: pytest.MonkeyPatch) -> Iterator[cuda.Kernels]:
+    """The emulator in the GPU's place, whichever way a call comes.
+
+    Afterwards no two threads may have raced, and nothing have been read before it was written.
+    """
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu, "kernels", lambda: built)
+    monkeypatch.setattr(native, "takes", lambda *tensors: False)
     counts(built)
     yield built
     found = counts(built)
@@ -46,16 +56,16 @@ def kernels(built: cuda.Kernels) -> Iterator[cuda.Kernels]:
 
 @pytest.mark.parametrize("n", ACDC_SIZES)
 def test_a_cascade_and_its_gradients_are_the_formula(n: int, kernels: cuda.Kernels) -> None:
-    case, of = acdc_case(n)
-    case.check(of(kernels))
-    case, of = acdc_case(n, 3, 2, relu=True, permuted=True)
-    case.check(of(kernels))
+    case, function = acdc_case(n)
+    case.check(function)
+    case, function = acdc_case(n, 3, 2, relu=True, permuted=True)
+    case.check(function)
 
 
 @pytest.mark.parametrize("n", ACDC_SIZES)
 def test_no_access_of_a_transform_meets_a_bank_twice(n: int, kernels: cuda.Kernels) -> None:
-    case, of = acdc_case(n)
-    of(kernels)(*case.inputs)
+    case, function = acdc_case(n)
+    function(*case.inputs)
     found = counts(kernels)
     assert (found["races"], found["unwritten"]) == (0, 0)
     assert found["passes"] == found["fewest"] > 0
@@ -64,13 +74,14 @@ def test_no_access_of_a_transform_meets_a_bank_twice(n: int, kernels: cuda.Kerne
 @pytest.mark.parametrize("n", [*HADAMARD_SIZES, 2**15])
 def test_a_walsh_hadamard_transform_is_the_formula(n: int, kernels: cuda.Kernels) -> None:
     x = data(5, n)
-    found = cuda.fwht(x, kernels)
+    assert dispatch.path(x, "fwht") == SINGLE
+    found = dispatch.fwht(x)
     assert_in_budget(found, reference.fwht(x), reference.fwht(x.double()))
 
 
 @pytest.mark.parametrize("n", [*HADAMARD_SIZES, 2**15])
 def test_no_access_of_a_walsh_hadamard_transform_meets_a_bank_twice(n: int, kernels: cuda.Kernels) -> None:
-    cuda.fwht(data(5, n), kernels)
+    dispatch.fwht(data(5, n))
     found = counts(kernels)
     assert (found["races"], found["unwritten"]) == (0, 0)
     assert found["passes"] == found["fewest"] > 0
@@ -78,10 +89,10 @@ def test_no_access_of_a_walsh_hadamard_transform_meets_a_bank_twice(n: int, kern
 
 @pytest.mark.parametrize("n", HADAMARD_SIZES)
 def test_fastfood_and_its_gradients_are_the_formula(n: int, kernels: cuda.Kernels) -> None:
-    case, of = fastfood_case(n)
-    case.check(of(kernels))
-    case, of = fastfood_case(n, 2, 5, columns=n - 3, width=2 * n - 5)
-    case.check(of(kernels))
+    case, function = fastfood_case(n)
+    case.check(function)
+    case, function = fastfood_case(n, 2, 5, columns=n - 3, width=2 * n - 5)
+    case.check(function)
 
 
 @given(
@@ -97,8 +108,8 @@ def test_any_cascade_is_the_formula(n, depth, rows, missing, flags, dtype, kerne
     bias, relu, permuted, fixed = flags
     columns = (n - missing[0], n - missing[1])
     options = {"bias": bias, "relu": relu and dtype == torch.float32, "permuted": permuted, "fixed": fixed}
-    case, of = acdc_case(n, depth, rows, columns=columns, dtype=dtype, **options)
-    case.check(of(kernels))
+    case, function = acdc_case(n, depth, rows, columns=columns, dtype=dtype, **options)
+    case.check(function)
 
 
 @given(
@@ -110,65 +121,135 @@ def test_any_cascade_is_the_formula(n, depth, rows, missing, flags, dtype, kerne
 )
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_fastfood_is_the_formula(n, blocks, rows, missing, dtype, kernels: cuda.Kernels) -> None:
-    case, of = fastfood_case(n, blocks, rows, columns=n - missing[0], width=blocks * n - missing[1], dtype=dtype)
-    case.check(of(kernels))
+    case, function = fastfood_case(n, blocks, rows, columns=n - missing[0], width=blocks * n - missing[1], dtype=dtype)
+    case.check(function)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 def test_rows_may_lie_anywhere(dtype: torch.dtype, kernels: cuda.Kernels) -> None:
     """Unaligned, at odd distances, in the wrong order, none at all."""
-    case, of = acdc_case(128, rows=6, dtype=dtype)
+    case, function = acdc_case(128, rows=6, dtype=dtype)
     x, *rest = case.inputs
     assert x is not None
-    want = of(kernels)(x, *rest)
+    want = function(x, *rest)
     wide = torch.empty(6, 131, dtype=dtype)
     for view in (wide[:, 1:129], wide[:, 3:131]):
         view.copy_(x)
-        torch.testing.assert_close(of(kernels)(view, *rest), want, rtol=0, atol=0)
-    torch.testing.assert_close(of(kernels)(x.T.contiguous().T, *rest), want, rtol=0, atol=0)
-    torch.testing.assert_close(of(kernels)(x.reshape(2, 3, 128), *rest), want.reshape(2, 3, 128), rtol=0, atol=0)
-    assert of(kernels)(x[:0], *rest).shape == (0, 128)
+        torch.testing.assert_close(function(view, *rest), want, rtol=0, atol=0)
+    torch.testing.assert_close(function(x.T.contiguous().T, *rest), want, rtol=0, atol=0)
+    torch.testing.assert_close(function(x.reshape(2, 3, 128), *rest), want.reshape(2, 3, 128), rtol=0, atol=0)
+    assert function(x[:0], *rest).shape == (0, 128)
 
 
 def test_gradients_of_no_rows_are_zero(kernels: cuda.Kernels) -> None:
-    for case, of in (acdc_case(128, 2, 0, permuted=True), fastfood_case(64, 2, 0)):
+    for case, function in (acdc_case(128, 2, 0, permuted=True), fastfood_case(64, 2, 0)):
         leaves = [t.clone().requires_grad_() for t in case.inputs if t is not None]
-        of(kernels)(*leaves).sum().backward()
+        function(*leaves).sum().backward()
         assert all(leaf.grad is not None and not leaf.grad.any() for leaf in leaves)
 
 
 def test_a_nan_stays_in_its_row_and_comes_through(kernels: cuda.Kernels) -> None:
-    case, of = acdc_case(128, 2, rows=6, relu=True)
+    case, function = acdc_case(128, 2, rows=6, relu=True)
     x, *rest = case.inputs
     assert x is not None
     x[2, 5] = torch.nan
-    assert of(kernels)(x, *rest).isnan().any(1).tolist() == [False, False, True, False, False, False]
+    assert function(x, *rest).isnan().any(1).tolist() == [False, False, True, False, False, False]
 
 
 def test_a_permutation_may_have_32_bits(kernels: cuda.Kernels) -> None:
     case, _ = acdc_case(128, 2)
     small = seeded.permutations(0, 10, 1, 128)
-    results = [cuda.acdc(*case.inputs, p, 128, False, kernels) for p in (small, small.int(), small.long())]
+    results = [dispatch.acdc(*case.inputs, p, 128) for p in (small, small.int(), small.long())]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
 
 def test_the_same_call_gives_the_same_bytes(kernels: cuda.Kernels) -> None:
-    case, of = acdc_case(256, 2, 50, permuted=True)
-    first, again = (case._results(of(kernels), [t.clone() for t in case.inputs if t is not None]) for _ in range(2))
+    case, function = acdc_case(256, 2, 50, permuted=True)
+    first, again = (case._results(function, [t.clone() for t in case.inputs if t is not None]) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize("n", [64, 100, 192, 32768])
-def test_other_lengths_are_refused_with_a_reason(n: int, kernels: cuda.Kernels) -> None:
-    case, of = acdc_case(n)
+def test_other_lengths_take_the_multi_call_path_and_the_library_refuses_them(n: int, kernels: cuda.Kernels) -> None:
+    case, _ = acdc_case(n)
+    assert dispatch.path(data(2, n), "acdc") == "reference (cpu)"
+    assert torch.equal(dispatch.acdc(*case.inputs, None, n), case.formula(*case.inputs))
     with pytest.raises(RuntimeError, match="no kernel for this size"):
-        of(kernels)(*case.inputs)
+        kernels.acdc(*case.inputs, None, n, False)
+
+
+@pytest.mark.parametrize("features", ["relu", "rbf"])
+def test_fastfood_features_and_their_gradients_are_the_formula(features: str, kernels: cuda.Kernels) -> None:
+    case, function = fastfood_case(128, 2, 5, columns=100, width=200, features=features)
+    case.check(function)
+
+
+def test_a_gradient_has_a_gradient(kernels: cuda.Kernels) -> None:
+    case, function = acdc_case(128, 2, permuted=True)
+
+    def curvature(of: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
+        x, *rest = [None if t is None else t.detach().to(dtype) for t in case.inputs]
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(of(x, *rest).pow(3).sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), x)[0]
+
+    truth = curvature(case.formula, torch.float64)
+    assert_in_budget(curvature(function, torch.float32), curvature(case.formula, torch.float32), truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_the_operators_pass_the_checks_of_torch(dtype: torch.dtype, kernels: cuda.Kernels) -> None:
+    x, a, d, bias = (t.detach().requires_grad_() for t in acdc_case(128, 2, dtype=dtype)[0].inputs)
+    permutation = seeded.permutations(0, 10, 1, 128)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        torch.ops.compressor_kernels.acdc.default, (x, a, d, bias, permutation, 100, True, False), test_utils=checks
+    )
+    x, B, G, S = (t.detach().requires_grad_() for t in fastfood_case(64, 2, dtype=dtype)[0].inputs)
+    permutation = seeded.permutations(0, 10, 2, 64)
+    torch.library.opcheck(hadamard.fastfood, (x, B, permutation, G, S, 1.0, "rbf"), test_utils=checks)
+
+
+def test_a_layer_compiles_into_one_graph_with_the_operator_in_it(kernels: cuda.Kernels) -> None:
+    acdc = methods()["acdc"].layer
+    layer = acdc(128, 128, bias=True, config=acdc.Config(depth=2))
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    x = data(5, 128)
+    torch.testing.assert_close(torch.compile(layer, backend=backend, fullgraph=True)(x), layer(x))
+    assert any("compressor_kernels.acdc" in target for target in seen)
+
+
+@pytest.mark.parametrize(("rows", "tables"), [(torch.float16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_rows_and_tables_of_two_types_give_what_torch_gives(rows: torch.dtype, tables: torch.dtype, kernels) -> None:
+    x, *rest = acdc_case(128, 2)[0].inputs
+    x, rest = x.to(rows), [table.to(tables) for table in rest]
+    found, plain = dispatch.acdc(x, *rest, None, 128), reference.acdc(x, *rest, None, 128, False, False)
+    assert found.dtype == plain.dtype == torch.float32
+    torch.testing.assert_close(found, plain)
+
+
+def test_tensors_on_two_devices_are_not_the_kernels(kernels: cuda.Kernels) -> None:
+    x, a, *_ = acdc_case(128)[0].inputs
+    assert gpu.takes(x, a)
+    assert not gpu.takes(x, a.to("meta"))
+
+
+def test_a_row_too_long_for_a_small_gpu_takes_the_multi_call_path(
+    kernels: cuda.Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_shared", {torch.device("cpu"): 99 * 1024})
+    assert [dispatch.path(data(1, n), "fwht") == SINGLE for n in (16384, 32768)] == [True, False]
 
 
 def test_a_case_notices_a_wrong_gradient(kernels: cuda.Kernels) -> None:
     """The comparison itself: a factor of 1 + 1e-5 in one gradient is seen."""
-    case, of = acdc_case(128)
+    case, function = acdc_case(128)
 
     class Off(torch.autograd.Function):
         @staticmethod
@@ -180,7 +261,30 @@ def test_a_case_notices_a_wrong_gradient(kernels: cuda.Kernels) -> None:
             return grad * (1 + 1e-5)
 
     with pytest.raises(AssertionError, match="b:"):
-        case.check(lambda x, a, d, beta: of(kernels)(x, a, Off.apply(d), beta))
+        case.check(lambda x, a, d, beta: function(x, a, Off.apply(d), beta))
+
+
+def test_the_benchmark_times_every_op_both_ways(kernels: cuda.Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the host, each call made once; the clock alone is another."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    kernels_gpu = importlib.import_module("kernels_gpu")
+    monkeypatch.setattr(kernels_gpu, "CACHE_BYTES", 1)
+    monkeypatch.setattr(kernels_gpu, "DEPTHS", (2,))
+
+    def clock(call: Callable[[], object], repeats: int) -> float:
+        call()
+        return 2.0
+
+    monkeypatch.setattr(kernels_gpu, "_time", clock)
+    rows = list(kernels_gpu.run((64, 128), (3,), ("fp32", "bf16"), rounds=3))
+    found = {(row.op, row.n, row.way, row.against) for row in rows}
+    dense = {"copy", "dense fp32", "dense bf16"}
+    for way in ("forward", "backward"):
+        assert {against for *of, against in found if of == ["acdc (multi)", 64, way]} == dense
+        for op in ("acdc", "fastfood"):
+            assert {against for *of, against in found if of == [op, 128, way]} == dense | {"multi"}
+    assert {against for *of, against in found if of == ["fwht", 128, "forward"]} >= {"copy", "multi"}
+    assert {row.gigabytes_per_second for row in rows if row.n == 128 and row.dtype == "bf16"} == {0.768, 1.152}
 
 
 REPORT = """
@@ -216,3 +320,32 @@ def test_a_build_fails_where_a_kernel_spills(
     else:
         assert build_cuda.build(tmp_path)
         assert (tmp_path / build_cuda.LIBRARY).exists()
+
+
+@pytest.fixture
+def compiled() -> Path:
+    """The library that `make cuda` built, of the sources as they are."""
+    library = cuda.library_path()
+    sources = [*build_cuda.sources().iterdir(), *(build_cuda.sources().parent / "include").iterdir()]
+    if not library.exists() or library.stat().st_mtime < max(file.stat().st_mtime for file in sources):
+        pytest.skip("the CUDA kernels are not compiled: `make cuda`, where there is nvcc")
+    return library
+
+
+def test_no_compiled_kernel_spills_a_register(compiled: Path) -> None:
+    lines = [line.split() for line in Path(f"{compiled}.txt").read_text().splitlines()[1:]]
+    found = {(" ".join(names), arch): int(spilled) for *names, arch, _, spilled, _ in lines}
+    sizes = {"acdc_forward": ACDC_SIZES, "acdc_backward": ACDC_SIZES, "fwht": [*HADAMARD_SIZES, 2**15]}
+    sizes |= {"fastfood_forward": HADAMARD_SIZES, "fastfood_backward": HADAMARD_SIZES}
+    names = [f"{name}_kernel {n}" for name, lengths in sizes.items() for n in lengths]
+    expected = {(name, f"sm_{arch}"): 0 for name in [*names, "reduce_kernel"] for arch in build_cuda.ARCHITECTURES}
+    assert found == expected
+
+
+def test_the_compiled_library_loads_and_says_in_words_that_there_is_no_gpu(compiled: Path, built: cuda.Kernels) -> None:
+    kernels = cuda.Kernels(cuda.load(compiled))
+    device = torch.device("cpu")
+    assert torch.equal(kernels.table(1024, device), built.table(1024, device))
+    if not torch.cuda.is_available():
+        with pytest.warns(RuntimeWarning, match="no CUDA kernels, plain torch runs on the GPU instead"):
+            assert kernels.shared_bytes(device) == 0

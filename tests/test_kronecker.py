@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.layers import Metric, method, solve
+from compressor.layers import Metric, lbfgs, method
 from compressor.layers.kronecker import Kronecker, KroneckerConfig, _Fit
 
 
@@ -82,7 +82,7 @@ def test_one_term_for_the_weights_alone_is_the_best_that_any_descent_finds() -> 
     weight, metric, ends = data(6, 6), Metric.identity(6), []
     for seed in range(10):
         a, b = (torch.nn.Parameter(data(*shape, seed=seed)) for shape in ((2, 2), (3, 3)))
-        solve._lbfgs([a, b], lambda a=a, b=b: (weight - torch.kron(a, b)).square().sum(), 300)
+        lbfgs.minimise([a, b], lambda a=a, b=b: (weight - torch.kron(a, b)).square().sum(), 300)
         ends.append(float((weight - torch.kron(a, b).detach()).norm() / weight.norm()))
     config = KroneckerConfig(out_factor=2, in_factor=2)
     assert error(Kronecker.from_dense(weight, None, config, metric), weight, metric) == pytest.approx(min(ends))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.layers import Metric, StructuredLayer, build, methods, solve
+from compressor.layers import Metric, StructuredLayer, build, lbfgs, methods, solve
 
 SIZES = [(5, 3), (7, 13), (17, 17), (16, 64), (30, 4), (1, 1), (70, 3)]
 SETTINGS = [
@@ -45,7 +45,7 @@ over_sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}
 @pytest.fixture(autouse=True)
 def _short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is promised holds long before the last iteration."""
-    monkeypatch.setattr(solve, "_ITERATIONS", 40)
+    monkeypatch.setattr(lbfgs, "MOST_EVALUATIONS", 40)
     monkeypatch.setattr(solve, "_STEPS", 150)
 
 
@@ -161,7 +161,7 @@ def test_from_dense_is_closer_than_the_zero_map_and_right_for_the_mean(name, set
 @pytest.mark.parametrize("size", [(8, 8), (6, 11), (13, 5)])
 @over(LINEAR)
 def test_fit_uses_the_metric_and_beats_its_own_random_start_in_it(name, settings, size, monkeypatch) -> None:
-    monkeypatch.setattr(solve, "_ITERATIONS", 200)
+    monkeypatch.setattr(lbfgs, "MOST_EVALUATIONS", 200)
     entry = methods()[name]
     config, metric, weight = entry.config(settings), metric_of(size[0]), rows(size[1], size[0])
     start = entry.layer(*size, bias=False, config=config).double()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compressor.errors import CompressorError
-from compressor.layers import Metric, StructuredLayer, method, seeded, solve
+from compressor.layers import Metric, StructuredLayer, lbfgs, method, seeded, solve
 from compressor_kernels import dispatch, reference
 
 SIZES = [1, 2, 3, 10, 63, 64, 65, 66, 97, 137, 800]
@@ -325,8 +325,8 @@ def test_wide_and_tall_ridge_solve_the_same_problem() -> None:
 
 
 def test_training_on_samples_never_leaves_the_layer_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solve, "_RATES", {"diagonal": 10.0, "dense": 10.0, "bias": 10.0})
-    monkeypatch.setattr(solve, "_LEAST_EVALUATIONS", 10**12)  # without the last step
+    monkeypatch.setattr(solve, "_RATE", 10.0)
+    monkeypatch.setattr(lbfgs, "LEAST_EVALUATIONS", 10**12)  # without the last step
     layer = method("acdc").layer(6, 6, relu=True)
     x = data(300, 6).float()
     with torch.no_grad():

@@ -56,6 +56,9 @@ class Diagonal(StructuredLayer):
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Any) -> Any:
         raise NotImplementedError
 
+    def fit_samples(self, x: Tensor, y: Tensor) -> float:
+        raise NotImplementedError
+
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
         raise NotImplementedError

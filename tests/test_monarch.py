@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.layers import Metric, method, solve
+from compressor.layers import Metric, lbfgs, method
 from compressor.layers.monarch import Monarch, MonarchConfig, _Fit
 
 
@@ -111,6 +111,7 @@ def test_the_second_factor_is_the_least_squares_optimum_for_the_first() -> None:
     assert float(reached) == pytest.approx(missed)
 
 
+@pytest.mark.slow
 def test_the_fit_is_as_near_as_the_best_of_long_descents_from_random_starts() -> None:
     weight, metric = data(16, 16), metric_of(16)
     fit, ends = _Fit(Monarch(16, 16, bias=False, blocks=4).double(), weight, metric), []
@@ -118,7 +119,7 @@ def test_the_fit_is_as_near_as_the_best_of_long_descents_from_random_starts() ->
         free = [torch.nn.Parameter(data(*f.shape[:2], seed).new_zeros(f.shape)) for f in fit.start(fit.own)]
         for part in free:
             part.data = 0.3 * data(1, part.numel(), seed).reshape(part.shape)
-        solve._lbfgs(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
+        lbfgs.minimise(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
         ends.append(float((fit.loss(tuple(free)) / fit.total).detach()) ** 0.5)
     layer = Monarch.from_dense(weight, None, method("monarch").config({"blocks": 4}), metric)
     assert metric.relative_error(weight, layer.dense()[0].detach()) < 1.02 * min(ends)

@@ -249,7 +249,9 @@ class RowReader(nn.Module):
         return y
 
 
-@pytest.mark.parametrize(("method", "settings"), [("svd", {"rank": 3}), ("acdc", {"depth": 1})])
+@pytest.mark.parametrize(
+    ("method", "settings"), [("svd", {"rank": 3}), pytest.param("acdc", {"depth": 1}, marks=pytest.mark.slow)]
+)
 def test_an_lstm_is_compressed_written_in_every_format_and_loaded(
     method: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import compressor
 from compressor.errors import CompressorError
 from compressor.layers import Metric, Pruned, method, subset
 from compressor.layers.base import build
-from compressor.layers.normal import damped
+from compressor.layers.semidefinite import unit_covariance
 from compressor_converters.onnx_file import save_onnx
 
 
@@ -58,12 +58,12 @@ def test_it_beats_the_largest_weights_even_with_their_values_solved_again(width,
     largest = subset.largest_entries(weight.abs(), count)
     assert int(mask.sum()) == count
     assert not found[~mask].any()
-    assert lost(weight, found, metric) <= lost(weight, subset.refit(weight, damped(metric), largest), metric)
+    assert lost(weight, found, metric) <= lost(weight, subset.refit(weight, unit_covariance(metric), largest), metric)
     assert lost(weight, found, metric) < lost(weight, weight * largest, metric)
 
 
 def test_it_comes_near_the_best_of_all_choices_of_places() -> None:
-    metric, sigma = correlated(10), damped(correlated(10))
+    metric, sigma = correlated(10), unit_covariance(correlated(10))
     choices = list(combinations(range(10), 4))
     masks = torch.zeros(len(choices), 10, dtype=torch.bool)
     masks[torch.arange(len(choices))[:, None], torch.tensor(choices)] = True

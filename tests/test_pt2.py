@@ -60,6 +60,7 @@ def test_several_inputs_and_a_dictionary_of_outputs_are_kept(tmp_path: Path) -> 
     torch.testing.assert_close(load_pt2(tmp_path / "model.pt2").module()(*inputs), model(*inputs))
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_example_the_process_or_the_mode(tmp_path: Path) -> None:
     program = (
         "import sys, torch; from tests.test_pt2 import network; from compressor_converters.pt2 import save_pt2\n"

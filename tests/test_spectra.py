@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compressor.layers import Metric, methods, solve
+from compressor.layers import Metric, methods, truncation
 from compressor.measure import low_rank_errors
 from compressor.report import LayerRow, Stand
 from compressor.report.spectra import HEIGHT, WIDTH, _spectrum
@@ -38,7 +38,7 @@ def test_spectrum_of_a_wide_map_ends_at_the_ranks_that_were_looked_at(monkeypatc
     for rank, error in short.items():
         assert error == pytest.approx(whole[rank], rel=1e-2)
     assert low_rank_errors(torch.zeros(3, 4), Metric.identity(4)) == []
-    assert solve.leading(torch.eye(3).double(), 5)[0].tolist() == [1, 1, 1]
+    assert truncation.leading(torch.eye(3).double(), 5)[0].tolist() == [1, 1, 1]
 
 
 def test_methods_stand_where_their_figures_are_and_inside_the_drawing() -> None:

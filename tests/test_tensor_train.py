@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.errors import CompressorError
-from compressor.layers import Metric, method, solve
+from compressor.layers import Metric, lbfgs, method
 from compressor.layers.factoring import balanced_factors
 from compressor.layers.kronecker import Kronecker, KroneckerConfig
 from compressor.layers.tensor_train import TensorTrain, TensorTrainConfig, _Fit
@@ -178,12 +178,13 @@ def test_the_last_core_is_the_least_squares_optimum_for_the_others() -> None:
     torch.testing.assert_close((seen(cores[-1]) - aim).norm(), (columns @ free - aim).norm())
 
 
+@pytest.mark.slow
 def test_the_fit_is_about_as_near_as_the_best_of_long_descents_from_random_starts() -> None:
     weight, metric, ends = data(16, 16), metric_of(16), []
     layer = TensorTrain.from_dense(weight, None, method("tensor_train").config({"rank": 4}), metric)
     fit = _Fit(layer, weight, metric)
     for seed in range(4):
         free = [torch.nn.Parameter(0.3 * data(*core.shape, seed=seed + k)) for k, core in enumerate(layer.cores)]
-        solve._lbfgs(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
+        lbfgs.minimise(free, lambda free=free: fit.loss(tuple(free)) / fit.total, 400)
         ends.append(float((fit.loss(tuple(free)) / fit.total).detach()) ** 0.5)
     assert error(layer, weight, metric) < 1.05 * min(ends)

@@ -12,17 +12,18 @@ diagonal of ``out`` more numbers.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, largest, register
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, largest, register
+from compressor.layers.fitted import FittedLayer
 from compressor.layers.onnx_dct import acdc_functions, acdc_node
 from compressor.layers.sizes import smooth_size
-from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.solve import fit_linear, fit_to_samples
 from compressor_kernels import dispatch
 from compressor_kernels.reference import split
 
@@ -51,7 +52,7 @@ class ACDCConfig(LayerConfig):
 
 
 @register("acdc", source="Moczulski 2019, 3.10 (ACDC)")
-class ACDC(StructuredLayer):
+class ACDC(FittedLayer):
     """ACDC: a cascade of trained diagonals between fast cosine transforms."""
 
     Config: ClassVar[type[LayerConfig]] = ACDCConfig
@@ -155,26 +156,18 @@ class ACDC(StructuredLayer):
             {"depth": 2, "first": "fixed", "ends": "scatter"},
         ]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        fit_linear(layer, weight, metric, order=layer.order)
-        layer._set_offset(wanted_offset(layer, weight, bias, metric))
-        return layer
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        fit_linear(self, weight, metric, order=self.order)
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
         if self.is_linear:
-            weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-            fit_linear(self, weight, metric, order=self.order)
-            self._set_offset(wanted_offset(self, weight, bias, metric))
-        else:
-            self._set_offset(y.mean(0))
+            return super().fit_samples(x, y)
+        self.set_offset(y.mean(0))
         return fit_to_samples(self, x, y)
 
     @torch.no_grad()
-    def _set_offset(self, offset: Tensor) -> None:
-        """Give ``offset (out,)`` for a zero input: β of the last member is its transform."""
+    def set_offset(self, offset: Tensor) -> None:
+        """β of the last member is the transform of ``offset``."""
         if self.beta is None:
             return
         transform = dispatch.dct2d if self.config.basis == "dct2d" else dispatch.dct

@@ -10,17 +10,18 @@ Stored: ``a, d (K, 2, N)``, real and imaginary parts: 4NK numbers, and the bias.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, register
+from compressor.layers.fitted import FittedLayer
 from compressor.layers.onnx_fourier import afdf_functions, afdf_node
 from compressor.layers.sizes import smooth_size
-from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.solve import fit_linear
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class AFDFConfig(LayerConfig):
 
 
 @register("afdf", source="Moczulski 2019, 3.10.4 (AFDF)")
-class AFDF(StructuredLayer):
+class AFDF(FittedLayer):
     """AFDF: a cascade of trained complex diagonals between Fourier transforms."""
 
     Config: ClassVar[type[LayerConfig]] = AFDFConfig
@@ -83,22 +84,8 @@ class AFDF(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{}, {"depth": 1, "size": 71, "sigma": 0.3, "seed": 7}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        layer._fit_map(weight, bias, metric)
-        return layer
-
-    def _fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
         fit_linear(self, weight, metric, order=2 * self.config.depth)
-        if self.bias is not None:
-            with torch.no_grad():
-                self.bias.copy_(wanted_offset(self, weight, bias, metric))
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        self._fit_map(*linear_aim(x, y, has_bias=self.has_bias))
-        return fit_to_samples(self, x, y)
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

@@ -12,19 +12,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from compressor.layers import solve
+from compressor.layers import lbfgs
 from compressor.layers.base import Metric
+from compressor.layers.semidefinite import NULL_SPACE, solve
 
 Factors = tuple[Tensor, ...]
 
 _WORK = 3e10  # multiply-adds of one fit, nearly all in matmuls: some seconds on one core
 _MOST_WORK = 2e11  # of one sweep: where it is more, there is none
 _GAIN = 1e-4  # of the loss: a sweep that brings less is the last
-_DAMPING = 1e-10  # of the mean of a Gram matrix's diagonal
 _ROOT_DAMPING = 1e-6  # of Σ's mean eigenvalue, where its root is divided by
-_WHOLE = 512  # rows of a matrix that is decomposed whole
-_MORE, _ROUNDS = 32, 4  # columns beyond the rank, and rounds, of a subspace iteration
-_LEAST_EVALUATIONS = 20
 
 
 def descend(
@@ -42,11 +39,11 @@ def descend(
     the work. Only the best start is taken where work is dear. One sweep is made even where it takes all the work and
     more, but not where it is far too much; where nothing at all is done, the last start is taken as it is.
     """
-    joint = min(solve._ITERATIONS // 2, int(_WORK / cost) // 2)
-    joint = joint if joint >= _LEAST_EVALUATIONS else 0
+    joint = min(lbfgs.MOST_EVALUATIONS // 2, int(_WORK / cost) // 2)
+    joint = joint if joint >= lbfgs.LEAST_EVALUATIONS else 0
     sweep_cost = cost if sweep_cost is None else sweep_cost
     sweeps = math.ceil(_WORK / sweep_cost) if sweep_cost <= _MOST_WORK else 0
-    sweeps = min(sweeps, max(2, solve._ITERATIONS // 16)) if joint else sweeps
+    sweeps = min(sweeps, max(2, lbfgs.MOST_EVALUATIONS // 16)) if joint else sweeps
     if not joint and not sweeps:
         return starts[-1]
     ranked = sorted(((float(loss(start)), start) for start in starts), key=lambda pair: pair[0])
@@ -55,7 +52,7 @@ def descend(
     if not joint or best <= 0:
         return factors
     together = [torch.nn.Parameter(factor.clone(memory_format=torch.contiguous_format)) for factor in factors]
-    solve._lbfgs(together, lambda: loss(tuple(together)) / best, joint)
+    lbfgs.minimise(together, lambda: loss(tuple(together)) / best, joint)
     return tuple(factor.detach() for factor in together)
 
 
@@ -77,14 +74,7 @@ def least_squares_step(gram: Tensor, downhill: Tensor) -> Tensor:
 
     ``gram (..., n, n)`` may be singular: nothing moves along directions that do not count.
     """
-    step: Tensor = torch.cholesky_solve(downhill, torch.linalg.cholesky(damped(gram)))
-    return step
-
-
-def damped(gram: Tensor) -> Tensor:
-    """``gram (..., n, n)`` with a little on its diagonal, so that it is positive definite."""
-    by = _DAMPING * gram.diagonal(dim1=-2, dim2=-1).mean(-1) + math.sqrt(torch.finfo(gram.dtype).tiny)
-    return gram + by[..., None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype)
+    return solve(gram, downhill, damping=NULL_SPACE)
 
 
 def padded_metric(metric: Metric, width: int) -> Tensor:
@@ -93,62 +83,8 @@ def padded_metric(metric: Metric, width: int) -> Tensor:
     return torch.nn.functional.pad(metric.covariance.double(), (0, more, 0, more))
 
 
-def leading_vectors(gram: Tensor, count: int) -> Tensor:
-    """Eigenvectors ``(n, count)`` of the largest eigenvalues of ``gram (n, n)``; zeros where there are fewer.
-
-    By subspace iteration, nearly exact, where the whole decomposition would take long.
-    """
-    if len(gram) > max(_WHOLE, 2 * count):
-        return solve.leading(gram, count)[1]
-    vectors = torch.linalg.eigh(gram)[1].flip(1)[:, :count]
-    return torch.nn.functional.pad(vectors, (0, count - vectors.shape[1]))
-
-
-def truncated(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """``left (m, rank)``, orthonormal, and ``right (rank, n)``, whose product is ``matrix`` at its best at that rank.
-
-    By subspace iteration, nearly exact, where the whole decomposition would take long; zeros above the full rank.
-    """
-    m, n = matrix.shape
-    if m > n:
-        right, left = truncated(matrix.T, rank)
-        return left.T, right.T
-    if m <= max(_WHOLE, 2 * rank):
-        left = leading_vectors(matrix @ matrix.T, rank)
-    else:
-        basis = torch.randn(n, rank + _MORE, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
-        for _ in range(_ROUNDS):
-            basis = matrix.T @ torch.linalg.qr(matrix @ basis).Q
-        left = torch.linalg.qr(matrix @ basis).Q
-        inner = left.T @ matrix
-        left = left @ leading_vectors(inner @ inner.T, rank)
-    return left, left.T @ matrix
-
-
 def roots(sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric square root of ``sigma (n, n)``, with enough on its diagonal, and the inverse of that root."""
     values, vectors = torch.linalg.eigh(sigma)
     values = values.clamp_min(0) + _ROOT_DAMPING * values.mean().clamp_min(0) + math.sqrt(torch.finfo(sigma.dtype).tiny)
     return (vectors * values.sqrt()) @ vectors.mT, (vectors * values.rsqrt()) @ vectors.mT
-
-
-def left_vectors(blocks: Tensor, sigma: Tensor, rank: int) -> Tensor:
-    """The leading ``rank`` left singular vectors ``(..., q, rank)`` of ``blocks (..., q, p)`` times Σ^½.
-
-    ``sigma (..., p, p)`` is Σ. Zeros where there are fewer vectors.
-    """
-    q, p = blocks.shape[-2:]
-    if q <= p:
-        vectors = torch.linalg.eigh(blocks @ sigma @ blocks.mT)[1].flip(-1)
-    else:
-        values, basis = torch.linalg.eigh(sigma)
-        vectors = torch.linalg.svd(blocks @ (basis * values.clamp_min(0).sqrt()[..., None, :]), full_matrices=False)[0]
-    vectors = vectors[..., :rank]
-    return torch.nn.functional.pad(vectors, (0, rank - vectors.shape[-1]))
-
-
-def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """``left (..., q, s)`` and ``right (..., s, p)`` with the same product and equally large columns and rows."""
-    a, b = left.norm(dim=-2), right.norm(dim=-1)
-    ratio = torch.where((a > 0) & (b > 0), (b / a.clamp_min(1e-300)).sqrt(), 1.0)
-    return left * ratio[..., None, :], right / ratio[..., :, None]

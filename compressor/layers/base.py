@@ -139,6 +139,10 @@ class StructuredLayer(nn.Module, ABC):
         Only for linear configurations; one with a nonlinearity inside is fitted with `fit_samples`.
         """
 
+    @abstractmethod
+    def fit_samples(self, x: Tensor, y: Tensor) -> float:
+        """Move the layer towards ``x (rows, in) -> y (rows, out)``; the relative error reached."""
+
     @classmethod
     @abstractmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
@@ -183,12 +187,6 @@ class StructuredLayer(nn.Module, ABC):
         """The kind of the parameter ``name``; diagonals train with a higher rate and without decay."""
         return "bias" if name.endswith("bias") else "dense"
 
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        """Move the layer towards ``x (rows, in) -> y (rows, out)``; the relative error reached."""
-        from compressor.layers.solve import fit_to_samples
-
-        return fit_to_samples(self, x, y)
-
     @property
     def input_sides(self) -> tuple[int, int] | None:
         """Height and width of the map, or of each of several, that the inputs form, so that weights can be drawn."""
@@ -225,7 +223,9 @@ class StructuredLayer(nn.Module, ABC):
     # --- what all share -------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.onnx_node(x) if _exporting_onnx.get() else self.transform(x)
+        if torch.compiler.is_dynamo_compiling() or not _exporting_onnx.get():  # Dynamo cannot read a ContextVar
+            return self.transform(x)
+        return self.onnx_node(x)
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
         """The equivalent ``weight (out, in)`` and ``bias (out,)``; ValueError when the layer is not linear."""
@@ -307,17 +307,20 @@ def largest(
     params: int,
     with_size: Callable[[int], Any],
     most: int,
+    *,
+    fits: Callable[[StructuredLayer], bool] = lambda _: True,
 ) -> Any:
     """``with_size(n)`` for the largest n in 1..``most`` whose layer stores at most ``params`` numbers; n = 1 if none.
 
-    ``sides`` are in_features and out_features; the count must not fall as n grows.
+    ``sides`` are in_features and out_features; the count must not fall as n grows. ``fits`` says what else must hold
+    of the layer, and holds of smaller ones too.
     """
     low, high = 1, max(1, most)
     while low < high:
         middle = (low + high + 1) // 2
         with torch.device("meta"):
-            fits = layer(*sides, bias=bias, config=with_size(middle)).params() <= params
-        low, high = (middle, high) if fits else (low, middle - 1)
+            tried = layer(*sides, bias=bias, config=with_size(middle))
+        low, high = (middle, high) if tried.params() <= params and fits(tried) else (low, middle - 1)
     return with_size(low)
 
 

@@ -8,22 +8,16 @@ of one formula, with one forward of three batched products. Sides that b does no
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.layers.alternating import (
-    Factors,
-    balanced,
-    descend,
-    leading_vectors,
-    least_squares_step,
-    padded_metric,
-)
-from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, register
+from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.truncation import balanced, leading_vectors
 
 _MOST_BLOCKS = 8
 _DEFAULT_FRACTION = 0.25
@@ -49,7 +43,7 @@ class BLASTConfig(LayerConfig):
 
 
 @register("blast", source="Lee et al. 2024 (BLAST)")
-class BLAST(StructuredLayer):
+class BLAST(FittedLayer):
     """BLAST: blocks of low rank that share their factors, each with a diagonal of its own."""
 
     Config: ClassVar[type[LayerConfig]] = BLASTConfig
@@ -90,23 +84,8 @@ class BLAST(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{}, {"blocks": 3, "rank": 2}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        u, s, v = _Fit(layer, weight, metric).factors()
-        with torch.no_grad():
-            layer.u.copy_(u)
-            layer.s.copy_(s)
-            layer.v.copy_(v)
-            if layer.bias is not None:
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        aim = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(*aim[:2], self.config, aim[2]).state_dict())
-        return fit_to_samples(self, x, y)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        take((self.u, self.s, self.v), _Fit(self, weight, metric).factors())
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

@@ -12,18 +12,20 @@ Stored: ``c (T, N)``; a seed, or ``s (T, in)`` where it is learned.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, register
-from compressor.layers.least_squares import conjugate_gradient, never_singular, solve_normal
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, register
+from compressor.layers.fitted import FittedLayer, take
 from compressor.layers.onnx_fourier import circulant_functions, circulant_node
+from compressor.layers.semidefinite import conjugate_gradients, damped, solve, steps_for
 from compressor.layers.sizes import smooth_size
-from compressor.layers.solve import fit_to_samples, leading, linear_aim, refine_linear, wanted_offset
+from compressor.layers.solve import refine_linear
+from compressor.layers.truncation import leading
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class CirculantConfig(LayerConfig):
 
 
 @register("circulant", source="Cheng et al. 2015; Moczulski 2019, eq. 3.23")
-class Circulant(StructuredLayer):
+class Circulant(FittedLayer):
     """Circulant: a sum of learned circular convolutions, each of the input under random signs."""
 
     Config: ClassVar[type[LayerConfig]] = CirculantConfig
@@ -113,28 +115,13 @@ class Circulant(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{"terms": 2}, {"terms": 3, "seed": 5, "size": 71}, {"signs": "learned"}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        wanted, sigma = weight.detach().double(), never_singular(metric.covariance)
-        with torch.no_grad():
-            if config.signs == "fixed":
-                layer.c.copy_(_nearest(wanted, sigma, layer.s.double(), layer.size))
-            else:
-                for parameter, values in zip((layer.c, layer.s), _cut(wanted, sigma, *layer.c.shape), strict=True):
-                    parameter.copy_(values)
-        if config.signs == "learned":
-            refine_linear(layer, weight, metric, order=2)
-        if layer.bias is not None:
-            with torch.no_grad():
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(weight, bias, self.config, metric).state_dict())
-        return fit_to_samples(self, x, y)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        wanted, sigma = weight.double(), damped(metric.covariance.double())
+        if isinstance(self.s, nn.Parameter):
+            take((self.c, self.s), _cut(wanted, sigma, *self.c.shape))
+            refine_linear(self, weight, metric, order=2)
+        else:
+            take((self.c,), (_nearest(wanted, sigma, self.s.double(), self.size),))
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
@@ -168,18 +155,19 @@ def _nearest(weight: Tensor, sigma: Tensor, signs: Tensor, n: int) -> Tensor:
     terms, out_features = len(signs), len(weight)
     if terms * n <= _DIRECT_UNKNOWNS:
         aim = signs @ _along_diagonals(weight @ sigma, n).T  # (T, n)
-        return solve_normal(_normal_matrix(sigma, signs, out_features, n), aim.reshape(-1, 1)).reshape(terms, n)
-    factor = torch.linalg.cholesky(never_singular((signs * sigma.diagonal()) @ signs.T))
+        h = _normal_matrix(sigma, signs, out_features, n)
+        return solve(h, aim.reshape(-1, 1), refined=True).reshape(terms, n)
+    factor = torch.linalg.cholesky(damped((signs * sigma.diagonal()) @ signs.T))
     weight, sigma, signs = weight.float(), sigma.float(), signs.float()
 
     def product(c: Tensor) -> Tensor:
         return signs @ _along_diagonals(_expand(c, signs, out_features) @ sigma, n).T
 
-    return conjugate_gradient(
+    return conjugate_gradients(
         product,
         signs @ _along_diagonals(weight @ sigma, n).T,
         lambda c: torch.cholesky_solve(c.double(), factor).to(c),
-        macs=out_features * sigma.numel() + 2 * n * signs.numel(),
+        steps=steps_for(out_features * sigma.numel() + 2 * n * signs.numel()),
     ).double()
 
 

@@ -21,11 +21,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.layers import huffman
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
-from compressor.layers.normal import shared_values
+from compressor.layers.base import LayerConfig, Metric, register
+from compressor.layers.fitted import FittedLayer
 from compressor.layers.onnx_sparse import sparse_functions, sparse_node
 from compressor.layers.positions import Positions, count_of
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.shared import shared_values
 from compressor.layers.subset import best_subset
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class DeepCompressionConfig(LayerConfig):
 
 
 @register("deep_compression", source="Han et al. 2015a")
-class DeepCompression(StructuredLayer):
+class DeepCompression(FittedLayer):
     """Deep compression: pruned, with few different values, which training moves; Huffman codes for the disk."""
 
     Config: ClassVar[type[LayerConfig]] = DeepCompressionConfig
@@ -73,7 +73,7 @@ class DeepCompression(StructuredLayer):
         return self.codebook.index_select(0, self.codes.long())
 
     def transform(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.positions.scatter(self.values()), self.bias)
+        return self.positions.product(x, self.values(), self.bias)
 
     def onnx_node(self, x: Tensor) -> Tensor:
         y = sparse_node(x, self.positions, self.codebook, self.codes)
@@ -86,20 +86,14 @@ class DeepCompression(StructuredLayer):
         """Those of a sparse product: one for each entry."""
         return len(self.codes)
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        seen = metric if config.uses_metric else Metric.identity(in_features)
-        mask, found = best_subset(weight, seen, len(layer.codes))
-        layer.positions.set(mask)
-        costs = seen.covariance.diagonal().double().clamp_min(0)[layer.positions.columns.long()]
-        with torch.no_grad():
-            layer.codes.copy_(_clustered(layer.positions.gather(found), costs, len(layer.codebook)))
-            layer.codebook.copy_(layer._best_codebook(weight, seen))
-            if layer.bias is not None:
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
+    @torch.no_grad()
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        seen = metric if self.config.uses_metric else Metric.identity(self.in_features)
+        mask, found = best_subset(weight, seen, len(self.codes))
+        self.positions.set(mask)
+        costs = seen.covariance.diagonal().double().clamp_min(0)[self.positions.columns.long()]
+        self.codes.copy_(_clustered(self.positions.gather(found), costs, len(self.codebook)))
+        self.codebook.copy_(self._best_codebook(weight, seen))
 
     def _best_codebook(self, weight: Tensor, metric: Metric) -> Tensor:
         """The codebook with the smallest error for the places and codes as they are, ``(2^bits,)`` float64."""
@@ -111,11 +105,6 @@ class DeepCompression(StructuredLayer):
             lambda matrix: matrix.new_zeros(count).index_add(0, codes, self.positions.gather(matrix)),
             count,
         )
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(weight, bias, self.config, metric).state_dict())
-        return fit_to_samples(self, x, y)
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

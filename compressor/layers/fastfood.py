@@ -25,7 +25,7 @@ from compressor.layers.base import LayerConfig, Metric, ParameterKind, register
 from compressor.layers.features import FeatureConfig, FeatureLayer
 from compressor.layers.onnx_fastfood import fastfood_functions, fastfood_node
 from compressor.layers.sizes import power_of_two
-from compressor.layers.solve import fit_linear, wanted_offset
+from compressor.layers.solve import fit_linear
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -77,16 +77,27 @@ class Fastfood(FeatureLayer):
         n = self.width
         blocks = math.ceil(n / d)
         for name, values in _diagonals(c.seed, blocks, d, n).items():
-            if c.adaptive:
-                self.register_parameter(name, nn.Parameter(values))
-            else:
-                self.register_buffer(name, values, persistent=False)
+            self.register_drawn(name, values)
         self.register_buffer("permutation", seeded.permutations(c.seed, _PERMUTATION, blocks, d), persistent=False)
 
     def kind(self, name: str) -> ParameterKind:
         return "diagonal" if name in ("B", "G", "S") else super().kind(name)
 
     def products(self, x: Tensor) -> Tensor:
+        return self._products_in_steps(x) if self._drops else self._fused(x, "linear")
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.bend(self._products_in_steps(x)) if self._drops else self._fused(x, self.config.features)
+
+    def _fused(self, x: Tensor, features: str) -> Tensor:
+        return dispatch.fastfood(x, self.B, self.permutation, self.G, self.S, scale=self.scale, features=features)
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.config.dropout > 0
+
+    def _products_in_steps(self, x: Tensor) -> Tensor:
+        """With dropout between the steps."""
         h = nn.functional.pad(self._dropped(x), (0, self.d - self.in_features)).unsqueeze(-2)  # (..., 1, d)
         h = dispatch.fwht(h * self.B)  # (..., blocks, d)
         h = torch.stack([h[..., m, :].index_select(-1, p.long()) for m, p in enumerate(self.permutation)], -2)
@@ -96,9 +107,14 @@ class Fastfood(FeatureLayer):
     def _dropped(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x, self.config.dropout, self.training)
 
+    @property
+    def scale(self) -> float:
+        """``1 / (σ√d)``: S itself is kept near 1, so that all diagonals train at one rate."""
+        return 1 / (self.config.sigma * math.sqrt(self.d))
+
     def scaled_s(self) -> Tensor:
-        """``S / (σ√d)``, ``(n,)``: S itself is kept near 1, so that all diagonals train at one rate."""
-        return self.S * (1 / (self.config.sigma * math.sqrt(self.d)))
+        """``S / (σ√d)``, ``(n,)``."""
+        return self.S * self.scale
 
     def read(self, features: Tensor) -> Tensor:
         """``(..., n or 2n) -> (..., out)``: the read-out, or the sum of the terms, and the bias."""
@@ -137,11 +153,8 @@ class Fastfood(FeatureLayer):
             {"features": "relu", "adaptive": False},
         ]
 
-    def fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
         fit_linear(self, weight, metric, order=3)
-        if self.bias is not None:
-            with torch.no_grad():
-                self.bias.copy_(wanted_offset(self, weight, bias, metric))
 
 
 def _diagonals(seed: int, blocks: int, d: int, n: int) -> dict[str, Tensor]:

@@ -18,9 +18,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, largest
+from compressor.layers.base import LayerConfig, largest
+from compressor.layers.fitted import FittedLayer
 from compressor.layers.sizes import power_of_two
-from compressor.layers.solve import fit_to_samples, linear_aim, ridge
+from compressor.layers.solve import fit_to_samples, ridge
+from compressor_kernels.reference import bend
 
 _RIDGE_ROWS = 4096
 
@@ -60,7 +62,7 @@ class FeatureConfig(LayerConfig):
         return None
 
 
-class FeatureLayer(StructuredLayer):
+class FeatureLayer(FittedLayer):
     """What such layers share: the read-out, its closed form, and the linear use beside it."""
 
     config: FeatureConfig
@@ -81,13 +83,16 @@ class FeatureLayer(StructuredLayer):
             self.readout_down = _matrix(c.readout_rank, inputs)
         self.bias = nn.Parameter(torch.zeros(self.out_features)) if self.has_bias else None
 
+    def register_drawn(self, name: str, values: Tensor) -> None:
+        """``values`` drawn from the seed as ``name``: trained where the layer is adaptive, else kept and not stored."""
+        if self.config.adaptive:
+            self.register_parameter(name, nn.Parameter(values))
+        else:
+            self.register_buffer(name, values, persistent=False)
+
     @abstractmethod
     def products(self, x: Tensor) -> Tensor:
         """``(..., in) -> (..., n)``, linear in x, without a bias."""
-
-    @abstractmethod
-    def fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
-        """Of a linear layer: move it to the map nearest to ``x Wᵀ + b`` in ``metric``."""
 
     @property
     def is_linear(self) -> bool:
@@ -107,11 +112,7 @@ class FeatureLayer(StructuredLayer):
 
     def bend(self, products: Tensor) -> Tensor:
         """The nonlinearity, ``(..., n) -> (..., n or 2n)``."""
-        if self.config.features == "relu":
-            return products.relu()
-        if self.config.features == "rbf":
-            return torch.cat((products.cos(), products.sin()), -1) * math.sqrt(1 / self.width)
-        return products
+        return bend(products, self.config.features)
 
     def read(self, features: Tensor) -> Tensor:
         """``(..., n or 2n) -> (..., out)``: the read-out if there is one, and the bias."""
@@ -128,18 +129,10 @@ class FeatureLayer(StructuredLayer):
         """Multiply-adds of the read-out."""
         return sum(matrix.numel() for matrix in (self.readout, self.readout_down) if matrix is not None)
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        layer.fit_map(weight, bias, metric)
-        return layer
-
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        if self.has_readout:
-            self._fit_readout(x[:_RIDGE_ROWS], y[:_RIDGE_ROWS])
-        else:
-            self.fit_map(*linear_aim(x, y, has_bias=self.has_bias))
+        if not self.has_readout:
+            return super().fit_samples(x, y)
+        self._fit_readout(x[:_RIDGE_ROWS], y[:_RIDGE_ROWS])
         return fit_to_samples(self, x, y)
 
     @torch.no_grad()

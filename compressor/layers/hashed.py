@@ -11,17 +11,17 @@ MACs: those of the dense layer; sharing saves storage, not products.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
-from compressor.layers.normal import shared_values
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, Body
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.base import LayerConfig, Metric, register
+from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.onnx_body import Body, call
+from compressor.layers.shared import shared_values
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +44,7 @@ class HashedConfig(LayerConfig):
 
 
 @register("hashed", source="Chen et al. 2015")
-class Hashed(StructuredLayer):
+class Hashed(FittedLayer):
     """Hashing trick: weights share values by a hash of their place."""
 
     Config: ClassVar[type[LayerConfig]] = HashedConfig
@@ -94,14 +94,7 @@ class Hashed(StructuredLayer):
         return self._places
 
     def onnx_node(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{self._function()}",
-            [x, self.values, self.key],
-            {},
-            dtype=x.dtype,
-            shape=[*x.shape[:-1], self.out_features],
-            version=DOMAIN_VERSION,
-        )
+        y = call(self._function(), [x, self.values, self.key], self.out_features)
         return y if self.bias is None else y + self.bias
 
     def _function(self) -> str:
@@ -124,27 +117,14 @@ class Hashed(StructuredLayer):
         """As the dense layer."""
         return self.in_features * self.out_features
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        places, count = layer.hashed(), len(layer.values)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        places, count, signed = self.hashed(), len(self.values), self.config.signed
 
         def collect(matrix: Tensor) -> Tensor:
-            sums = matrix.new_zeros(2 * count if config.signed else count).index_add(0, places, matrix.flatten())
-            return sums[:count] - sums[count:] if config.signed else sums
+            sums = matrix.new_zeros(2 * count if signed else count).index_add(0, places, matrix.flatten())
+            return sums[:count] - sums[count:] if signed else sums
 
-        with torch.no_grad():
-            layer.values.copy_(shared_values(weight, metric, lambda v: layer.expand(v, places), collect, count))
-            if layer.bias is not None:
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-        near = self.from_dense(weight, bias, self.config, metric)
-        self.load_state_dict(near.state_dict())
-        return fit_to_samples(self, x, y)
+        take((self.values,), (shared_values(weight, metric, lambda v: self.expand(v, places), collect, count),))
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

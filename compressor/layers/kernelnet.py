@@ -24,10 +24,12 @@ from torch import Tensor, nn
 
 from compressor.layers import grid as grids
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, ParameterKind, StructuredLayer, largest, register
-from compressor.layers.semidefinite import factors, solve
-from compressor.layers.solve import fit_linear, fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.base import LayerConfig, Metric, ParameterKind, largest, register
+from compressor.layers.fitted import FittedLayer
+from compressor.layers.semidefinite import solve
+from compressor.layers.solve import fit_linear
 from compressor.layers.svd import SVD
+from compressor.layers.truncation import factors
 
 _U, _V, _SCALES = 100, 101, 102  # streams of the seed (normals take two each: 200 to 205)
 _RADIAL = ("gaussian", "finite")
@@ -70,7 +72,7 @@ class KernelNetConfig(LayerConfig):
 
 
 @register("kernelnet", source="Müller, Martel, Indiveri 2018, 2.1 to 2.3, 3.2")
-class KernelNet(StructuredLayer):
+class KernelNet(FittedLayer):
     """KernelNet: weights are a kernel between places of inputs and outputs."""
 
     Config: ClassVar[type[LayerConfig]] = KernelNetConfig
@@ -188,22 +190,14 @@ class KernelNet(StructuredLayer):
             {"kernel": "gaussian", "d": 3, "grid": "auto", "out_grid": "auto", "learn": False},
         ]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        layer._fit_map(weight, bias, metric)
-        return layer
-
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
         training = self.training
         self.eval()  # without noise
-        self._fit_map(*linear_aim(x, y, has_bias=self.has_bias))
-        error = fit_to_samples(self, x, y)
+        error = super().fit_samples(x, y)
         self.train(training)
         return error
 
-    def _fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
         if self.config.kernel == "dot":
             self._take_low_rank(weight, metric)
         else:
@@ -213,9 +207,6 @@ class KernelNet(StructuredLayer):
                 self._solve_scales(weight, metric)
             if self.scales is None and _missed(self, weight, metric) >= _missed(None, weight, metric):
                 self._vanish()
-        if self.bias is not None:
-            with torch.no_grad():
-                self.bias.copy_(wanted_offset(self, weight, bias, metric))
 
     @torch.no_grad()
     def _take_low_rank(self, weight: Tensor, metric: Metric) -> None:

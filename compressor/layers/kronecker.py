@@ -9,24 +9,17 @@ Stored: ``a (T, o₁, i₁)``, ``b (T, o₂, i₂)``.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.layers.alternating import (
-    Factors,
-    balanced,
-    descend,
-    least_squares_step,
-    padded_metric,
-    roots,
-    truncated,
-)
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric, roots
+from compressor.layers.base import LayerConfig, Metric, register
 from compressor.layers.factoring import near_factor
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.truncation import balanced, truncated
 
 _FILLED = 0.9  # of the most that can be used of a budget: of the factors that reach it, those with most terms
 
@@ -46,7 +39,7 @@ class KroneckerConfig(LayerConfig):
 
 
 @register("kronecker", source="van Loan and Pitsianis 1993; sums of Kronecker products")
-class Kronecker(StructuredLayer):
+class Kronecker(FittedLayer):
     """Kronecker: a sum of products of two small matrices."""
 
     Config: ClassVar[type[LayerConfig]] = KroneckerConfig
@@ -80,22 +73,8 @@ class Kronecker(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{}, {"terms": 2, "out_factor": 2, "in_factor": 3}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        a, b = _Fit(layer, weight, metric).factors()
-        with torch.no_grad():
-            layer.a.copy_(a)
-            layer.b.copy_(b)
-            if layer.bias is not None:
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        aim = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(*aim[:2], self.config, aim[2]).state_dict())
-        return fit_to_samples(self, x, y)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        take((self.a, self.b), _Fit(self, weight, metric).factors())
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

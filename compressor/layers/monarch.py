@@ -12,23 +12,18 @@ padded. Stored: ``first (k, k·s, p)``, rows ordered (class, s); ``second (k, q,
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.layers.alternating import (
-    Factors,
-    balanced,
-    damped,
-    descend,
-    least_squares_step,
-    left_vectors,
-    padded_metric,
-)
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, largest, register
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric
+from compressor.layers.base import LayerConfig, Metric, largest, register
+from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.semidefinite import damped
+from compressor.layers.truncation import balanced, left_vectors
+from compressor_kernels import dispatch
 
 
 class MonarchConfig(LayerConfig):
@@ -50,7 +45,7 @@ class MonarchConfig(LayerConfig):
 
 
 @register("monarch", source="Dao et al. 2022 (Monarch); each block of W at rank s")
-class Monarch(StructuredLayer):
+class Monarch(FittedLayer):
     """Monarch: two block-diagonal matrices with a permutation between them."""
 
     Config: ClassVar[type[LayerConfig]] = MonarchConfig
@@ -68,14 +63,7 @@ class Monarch(StructuredLayer):
             nn.init.uniform_(factor, -1 / math.sqrt(factor.shape[-1]), 1 / math.sqrt(factor.shape[-1]))
 
     def transform(self, x: Tensor) -> Tensor:
-        k, s, p, q = self.blocks, self.config.rank, self.first.shape[2], self.second.shape[1]
-        if k * p > self.in_features:
-            x = nn.functional.pad(x, (0, k * p - self.in_features))
-        h = x.reshape(-1, k, p).transpose(0, 1) @ self.first.mT  # (block, rows, class · s)
-        h = h.reshape(k, -1, k, s).permute(2, 1, 0, 3).flatten(-2)  # (class, rows, block · s)
-        y = (h @ self.second.mT).permute(1, 2, 0)  # (rows, q, class)
-        y = y.reshape(*x.shape[:-1], q * k)[..., : self.out_features]
-        return y if self.bias is None else y + self.bias
+        return dispatch.monarch(x, self.first, self.second, self.bias, self.out_features)
 
     def macs(self) -> int:
         """Of the two batched products, the padding included."""
@@ -85,22 +73,8 @@ class Monarch(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{}, {"blocks": 3, "rank": 2}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        first, second = _Fit(layer, weight, metric).factors()
-        with torch.no_grad():
-            layer.first.copy_(first)
-            layer.second.copy_(second)
-            if layer.bias is not None:
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        aim = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(*aim[:2], self.config, aim[2]).state_dict())
-        return fit_to_samples(self, x, y)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        take((self.first, self.second), _Fit(self, weight, metric).factors())
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -19,6 +21,20 @@ if TYPE_CHECKING:
 DOMAIN = "compressor"
 DOMAIN_VERSION = 1
 OPSET = 18
+
+
+def call(function: str, inputs: Sequence[Tensor], width: int, /, **attributes: Any) -> Tensor:
+    """One node in the trace that calls ``function``, whose first input is ``x (..., in)``: ``(..., width)``."""
+    x = inputs[0]
+    y: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{function}",
+        inputs,
+        attributes,
+        dtype=x.dtype,
+        shape=[*x.shape[:-1], width],
+        version=DOMAIN_VERSION,
+    )
+    return y
 
 
 class Body:

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, Body
+from compressor.layers.onnx_body import Body, call
 from compressor_kernels.reference import split
 
 if TYPE_CHECKING:
@@ -67,16 +66,8 @@ def acdc_node(
     """
     depth, size = a.shape
     shape = Shape(x.shape[-1], out_features, size, depth, basis, relu, beta is not None, perm is not None)
-    attributes: dict[str, Any] = {"size": size, "depth": depth, "basis": basis, "relu": int(relu)}
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{shape.name}",
-        [value for value in (x, a, d, beta, perm) if value is not None],
-        attributes,
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], out_features],
-        version=DOMAIN_VERSION,
-    )
-    return result
+    inputs = [value for value in (x, a, d, beta, perm) if value is not None]
+    return call(shape.name, inputs, out_features, size=size, depth=depth, basis=basis, relu=int(relu))
 
 
 def acdc_functions(

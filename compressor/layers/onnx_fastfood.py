@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, Body
+from compressor.layers.onnx_body import Body, call
 
 if TYPE_CHECKING:
     import onnx
@@ -28,15 +27,15 @@ def fastfood_node(x: Tensor, B: Tensor, perm: Tensor, G: Tensor, S: Tensor, *, f
     the order of the blocks, with every constant scale in it.
     """
     blocks, d = B.shape
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{_name(x.shape[-1], d, blocks, width, features)}",
+    return call(
+        _name(x.shape[-1], d, blocks, width, features),
         [x, B, perm, G, S],
-        {"d": d, "blocks": blocks, "width": width, "features": features},
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], 2 * width if features == "rbf" else width],
-        version=DOMAIN_VERSION,
+        2 * width if features == "rbf" else width,
+        d=d,
+        blocks=blocks,
+        width=width,
+        features=features,
     )
-    return result
 
 
 def fastfood_functions(in_features: int, *, d: int, blocks: int, width: int, features: str) -> list[onnx.FunctionProto]:

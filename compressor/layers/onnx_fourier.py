@@ -12,10 +12,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, Body
+from compressor.layers.onnx_body import Body, call
 
 if TYPE_CHECKING:
     import onnx
@@ -162,15 +161,9 @@ def fourier_split(n: int, *, real: bool) -> tuple[int, int]:
 def circulant_node(x: Tensor, c: Tensor, signs: Tensor, *, out_features: int, expanded: bool) -> Tensor:
     """``Σ_t c_t ⊛ (s_t ⊙ x)`` as one node: ``(..., in) -> (..., out)``; ``c (T, N)``, ``signs (T, in)`` of any type."""
     terms, n = c.shape
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{_circulant_name(x.shape[-1], out_features, n, terms, expanded)}",
-        [x, c, signs],
-        {"size": n, "terms": terms},
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], out_features],
-        version=DOMAIN_VERSION,
+    return call(
+        _circulant_name(x.shape[-1], out_features, n, terms, expanded), [x, c, signs], out_features, size=n, terms=terms
     )
-    return result
 
 
 def circulant_functions(
@@ -208,15 +201,7 @@ def afdf_node(x: Tensor, a: Tensor, d: Tensor, *, out_features: int) -> Tensor:
     ``a, d (K, 2, N)``: real and imaginary parts.
     """
     depth, _, n = a.shape
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{_afdf_name(x.shape[-1], out_features, n, depth)}",
-        [x, a, d],
-        {"size": n, "depth": depth},
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], out_features],
-        version=DOMAIN_VERSION,
-    )
-    return result
+    return call(_afdf_name(x.shape[-1], out_features, n, depth), [x, a, d], out_features, size=n, depth=depth)
 
 
 def afdf_functions(in_features: int, out_features: int, *, size: int, depth: int) -> list[onnx.FunctionProto]:
@@ -260,15 +245,7 @@ def _afdf_name(in_features: int, out_features: int, size: int, depth: int) -> st
 def toeplitz_node(x: Tensor, G: Tensor, H: Tensor, *, out_features: int) -> Tensor:
     """``Σ_j Z₁(g_j) Z₋₁(h_j) x`` as one node: ``(..., in) -> (..., out)``; ``G, H (r, N)``."""
     rank, n = G.shape
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{_toeplitz_name(x.shape[-1], out_features, n, rank)}",
-        [x, G, H],
-        {"size": n, "rank": rank},
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], out_features],
-        version=DOMAIN_VERSION,
-    )
-    return result
+    return call(_toeplitz_name(x.shape[-1], out_features, n, rank), [x, G, H], out_features, size=n, rank=rank)
 
 
 def toeplitz_functions(in_features: int, out_features: int, *, size: int, rank: int) -> list[onnx.FunctionProto]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, Body
+from compressor.layers.onnx_body import Body, call
 from compressor.layers.onnx_fastfood import hadamard
 
 if TYPE_CHECKING:
@@ -27,15 +26,7 @@ def phd_node(x: Tensor, signs: Tensor, positions: Tensor, P: Tensor, *, d: int) 
     each row, with every constant scale in them.
     """
     n, count = P.shape
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{_name(x.shape[-1], n, d, count)}",
-        [x, signs, positions, P],
-        {"d": d},
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], n],
-        version=DOMAIN_VERSION,
-    )
-    return result
+    return call(_name(x.shape[-1], n, d, count), [x, signs, positions, P], n, d=d)
 
 
 def phd_functions(in_features: int, n: int, *, d: int, count: int) -> list[onnx.FunctionProto]:

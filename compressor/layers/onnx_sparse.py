@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, Body
+from compressor.layers.onnx_body import Body, call
 from compressor.layers.positions import Positions
 
 if TYPE_CHECKING:
@@ -23,15 +22,12 @@ if TYPE_CHECKING:
 def sparse_node(x: Tensor, positions: Positions, values: Tensor, codes: Tensor | None = None) -> Tensor:
     """``(..., in) -> (..., out)`` as one node; with ``codes (count,)``, ``values`` is the codebook that they index."""
     looked_up = [] if codes is None else [codes]
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{_name(positions, codes is not None)}",
+    return call(
+        _name(positions, codes is not None),
         [x, positions.columns, positions.lengths, values, *looked_up],
-        {"count": positions.count},
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], positions.out_features],
-        version=DOMAIN_VERSION,
+        positions.out_features,
+        count=positions.count,
     )
-    return result
 
 
 def sparse_functions(positions: Positions, *, shared: bool = False) -> list[onnx.FunctionProto]:

@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, register
 from compressor.layers.features import FeatureConfig, FeatureLayer
-from compressor.layers.least_squares import conjugate_gradient, never_singular, solve_normal
 from compressor.layers.onnx_phd import phd_functions, phd_node
+from compressor.layers.semidefinite import conjugate_gradients, damped, solve, steps_for
 from compressor.layers.sizes import power_of_two
-from compressor.layers.solve import wanted_offset
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -72,11 +71,7 @@ class PHD(FeatureLayer):
         shape = (self.width, min(c.nonzeros, d))
         self.register_buffer("signs", seeded.signs(c.seed, _SIGNS, (d,)).to(torch.int8), persistent=False)
         self.register_buffer("positions", seeded.positions(c.seed, _POSITIONS, *shape, d), persistent=False)
-        values = seeded.normals(c.seed, _P, shape).to(torch.get_default_dtype())
-        if c.adaptive:
-            self.P = nn.Parameter(values)
-        else:
-            self.register_buffer("P", values, persistent=False)
+        self.register_drawn("P", seeded.normals(c.seed, _P, shape).to(torch.get_default_dtype()))
 
     @property
     def is_exact(self) -> bool:
@@ -121,15 +116,13 @@ class PHD(FeatureLayer):
         ]
 
     @torch.no_grad()
-    def fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
         """The optimum: row i of P minimises ``‖(w_i − p_i H D) Σ^½‖`` over its own positions."""
-        sigma = never_singular(metric.covariance)
+        sigma = damped(metric.covariance.double())
         seen = self._mixed(sigma)  # Σ (H D)ᵀ, (in, d)
         aim = weight.double() @ seen  # (out, d)
         gram = self._mixed(seen.T)  # H D Σ (H D)ᵀ, (d, d)
         self.P.copy_(_nearest_rows(gram, aim, self.positions.long()) / self.scale)
-        if self.bias is not None:
-            self.bias.copy_(wanted_offset(self, weight, bias, metric))
 
 
 def _nearest_rows(gram: Tensor, aim: Tensor, positions: Tensor) -> Tensor:
@@ -142,7 +135,8 @@ def _nearest_rows(gram: Tensor, aim: Tensor, positions: Tensor) -> Tensor:
     if rows * count**3 / 6 <= _DIRECT_MACS:
         chunks = torch.split(torch.arange(rows), max(1, _SOLVED_AT_ONCE // count**2))
         found = [
-            solve_normal(gram[positions[i][:, :, None], positions[i][:, None, :]], wanted[i][..., None]) for i in chunks
+            solve(gram[positions[i][:, :, None], positions[i][:, None, :]], wanted[i][..., None], refined=True)
+            for i in chunks
         ]
         return torch.cat(found)[..., 0]
     gram = gram.float()
@@ -152,4 +146,5 @@ def _nearest_rows(gram: Tensor, aim: Tensor, positions: Tensor) -> Tensor:
         whole = torch.zeros(rows, len(gram), dtype=v.dtype).scatter_(1, positions, v)
         return (whole @ gram).gather(1, positions)
 
-    return conjugate_gradient(product, wanted.float(), lambda v: v / diagonal, macs=rows * gram.numel()).double()
+    steps = steps_for(rows * gram.numel())
+    return conjugate_gradients(product, wanted.float(), lambda v: v / diagonal, steps=steps).double()

@@ -25,8 +25,8 @@ from compressor.layers import grid as grids
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, largest, register
 from compressor.layers.dictionary import choose, hashed_normals, squared_exponential
+from compressor.layers.fitted import FittedLayer
 from compressor.layers.semidefinite import solve
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
 
 _POSITIONS = 210  # stream of the seed
 _DEFAULT_FRACTION = 0.25
@@ -75,7 +75,7 @@ class PredictedConfig(LayerConfig):
 
 
 @register("predicted", source="Denil et al. 2013")
-class Predicted(StructuredLayer):
+class Predicted(FittedLayer):
     """Predicted parameters: a fixed dictionary predicts all weights from a few that are trained."""
 
     Config: ClassVar[type[LayerConfig]] = PredictedConfig
@@ -220,15 +220,8 @@ class Predicted(StructuredLayer):
             {"dictionary": "identity", "fraction": 0.4},
         ]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        layer._fit_map(weight.detach(), bias, metric)
-        return layer
-
     @torch.no_grad()
-    def _fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
         w, sigma = weight.double(), metric.covariance.double()
         size = math.ceil(self.out_features / self.config.columns)
         groups = [w[first : first + size] for first in range(0, size * self.config.columns, size)]
@@ -244,8 +237,6 @@ class Predicted(StructuredLayer):
             if self.inverse is not None:  # from what multiplies k_α to the weights at α
                 v = torch.linalg.solve(self.inverse[j].double(), v)
             self.V[:, j * size : j * size + len(part)] = v
-        if self.bias is not None:
-            self.bias.copy_(wanted_offset(self, weight, bias, metric))
 
     def _choose(self, groups: list[Tensor], sigma: Tensor) -> None:
         """Positions for each group of outputs, and for the covariances the dictionary there."""
@@ -275,10 +266,6 @@ class Predicted(StructuredLayer):
                 self.positions[j] = positions.to(self.positions.dtype)
         if c.dictionary == "se":
             self._predict()
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        self._fit_map(*linear_aim(x, y, has_bias=self.has_bias))
-        return fit_to_samples(self, x, y)
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

@@ -20,9 +20,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
+from compressor.layers.fitted import fit_from_dense
 from compressor.layers.onnx_sparse import sparse_functions, sparse_node
 from compressor.layers.positions import Positions, count_of
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.solve import wanted_offset
 from compressor.layers.subset import best_subset, largest_entries
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Pruned(StructuredLayer):
         return self.values if self.alive is None else self.values * self.alive
 
     def transform(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.positions.scatter(self.living()), self.bias)
+        return self.positions.product(x, self.living(), self.bias)
 
     def onnx_node(self, x: Tensor) -> Tensor:
         y = sparse_node(x, self.positions, self.living())
@@ -184,11 +185,8 @@ class Pruned(StructuredLayer):
         return layer
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-        held = {"count": len(self.values), "iterative": False, "start": None}
-        near = self.from_dense(weight, bias, self.config.model_copy(update=held), metric)
-        self.load_state_dict(near.state_dict(), strict=False)  # what drops values later is not in it
-        return fit_to_samples(self, x, y)
+        near = {"count": len(self.values), "iterative": False, "start": None}  # without what drops values later
+        return fit_from_dense(self, x, y, near=self.config.model_copy(update=near))
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

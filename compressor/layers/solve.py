@@ -13,20 +13,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from compressor.layers import lbfgs
 from compressor.layers.base import Metric, StructuredLayer
+from compressor.layers.rates import parameter_groups
+from compressor.layers.truncation import leading
 
 _COLUMNS = 512  # of the root of Σ that the loss is taken on
 _ENERGY = 0.999  # of Σ that they must hold; else half of them sketch the rest
 _WORK = 6e9  # multiply-adds for one layer: some 10 s on one core
-_ITERATIONS = 400
-_LEAST_EVALUATIONS = 20
 _STARTS = 4
 _SAMPLE_ROWS = 16384
 _BATCH = 256
 _MEASURED_ROWS = 4096
 _EPOCHS = 20
 _STEPS = 500  # at least, where there are few rows
-_RATES = {"diagonal": 1e-2, "dense": 1e-3, "bias": 1e-3}
+_RATE = 1e-3  # of dense parameters
 
 
 @torch.no_grad()
@@ -62,7 +63,7 @@ def fit_linear(layer: StructuredLayer, weight: Tensor, metric: Metric, *, order:
                 now = _linear_part(layer, probes).square().sum()
                 _scale(scaled, float((total / now.clamp_min(1e-30)).sqrt()), order)
         affordable = int(_WORK / _cost(layer, len(probes)))
-        evaluations = max(_LEAST_EVALUATIONS, min(_ITERATIONS, affordable))
+        evaluations = max(lbfgs.LEAST_EVALUATIONS, min(lbfgs.MOST_EVALUATIONS, affordable))
         _search(
             layer,
             scaled,
@@ -114,8 +115,8 @@ def _search(
 
     loss = loss_of(*wanted)
     trial = evaluations // (2 * _STARTS)
-    if trial < _LEAST_EVALUATIONS // 2:
-        _lbfgs(scaled, loss, evaluations)
+    if trial < lbfgs.LEAST_EVALUATIONS // 2:
+        lbfgs.minimise(scaled, loss, evaluations)
         return
     first = [parameter.detach().clone() for parameter in scaled]
     generator = torch.Generator().manual_seed(0)
@@ -126,14 +127,14 @@ def _search(
                 noise = torch.randn(values.shape, generator=generator).to(values)
                 parameter.copy_(values * (1 + noise) if start > 1 else values)
         if start == 1:
-            _lbfgs(scaled, loss_of(*plain()), trial)
-        _lbfgs(scaled, loss, trial)
+            lbfgs.minimise(scaled, loss_of(*plain()), trial)
+        lbfgs.minimise(scaled, loss, trial)
         with torch.no_grad():
             ends.append((float(loss()), [parameter.detach().clone() for parameter in scaled]))
     with torch.no_grad():
         for parameter, values in zip(scaled, min(ends, key=lambda end: end[0])[1], strict=True):
             parameter.copy_(values)
-    _lbfgs(scaled, loss, evaluations // 2)
+    lbfgs.minimise(scaled, loss, evaluations // 2)
 
 
 def _whitened(weight: Tensor, metric: Metric, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,8 +168,9 @@ def fit_to_samples(layer: StructuredLayer, x: Tensor, y: Tensor) -> float:
         if now < best:
             best, best_state = now, copy.deepcopy(layer.state_dict())
     layer.load_state_dict(best_state)
-    if work * _LEAST_EVALUATIONS <= _WORK:  # full batches are cheap
-        _lbfgs(list(layer.parameters()), lambda: loss_on(slice(None)), min(_ITERATIONS, int(_WORK / work)))
+    if work * lbfgs.LEAST_EVALUATIONS <= _WORK:  # full batches are cheap
+        evaluations = min(lbfgs.MOST_EVALUATIONS, int(_WORK / work))
+        lbfgs.minimise(list(layer.parameters()), lambda: loss_on(slice(None)), evaluations)
         best = loss_on_all()
     return math.sqrt(best)
 
@@ -218,23 +220,6 @@ def _probes(metric: Metric) -> Tensor:
     return torch.cat((rows[:half], mix * math.sqrt(max(spread, 0.0) / (_COLUMNS - half))))
 
 
-def leading(sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest ``count`` eigenvalues of ``sigma (n, n)`` and their vectors ``(n, count)``, largest first.
-
-    By subspace iteration where the whole decomposition would take long.
-    """
-    n = len(sigma)
-    if n <= 2 * count:
-        values, vectors = torch.linalg.eigh(sigma)
-    else:
-        basis = torch.randn(n, count + 32, generator=torch.Generator().manual_seed(0), dtype=sigma.dtype)
-        for _ in range(3):
-            basis = torch.linalg.qr(sigma @ basis).Q
-        values, inner = torch.linalg.eigh(basis.T @ sigma @ basis)
-        vectors = basis @ inner
-    return values.flip(0)[:count].clamp_min(0), vectors.flip(1)[:, :count]
-
-
 def _linear_part(layer: StructuredLayer, rows: Tensor) -> Tensor:
     """``rows Ŵᵀ``: the layer without what it gives for a zero input."""
     given = layer.transform(F.pad(rows, (0, 0, 0, 1)))  # one row of zeros below
@@ -262,12 +247,7 @@ def _cost(layer: StructuredLayer, rows: int) -> int:
 
 def _adam(layer: StructuredLayer, loss_on: Callable[[Tensor], Tensor], count: int, work: int) -> Iterator[int]:
     """Epochs over ``count`` rows in an order of its own, each costing ``work``; yields after each."""
-    groups: dict[str, list[Tensor]] = {kind: [] for kind in _RATES}
-    for name, parameter in layer.named_parameters():
-        groups[layer.kind(name)].append(parameter)
-    optimizer = torch.optim.Adam(
-        [{"params": members, "lr": _RATES[kind]} for kind, members in groups.items() if members]
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(layer, _RATE, 0.0))
     batches = math.ceil(count / _BATCH)
     epochs = max(1, min(max(_EPOCHS, _STEPS // batches), int(4 * _WORK / work)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
@@ -279,32 +259,3 @@ def _adam(layer: StructuredLayer, loss_on: Callable[[Tensor], Tensor], count: in
             optimizer.step()
             schedule.step()
         yield epoch
-
-
-def _lbfgs(parameters: list[torch.nn.Parameter], loss: Callable[[], Tensor], evaluations: int) -> None:
-    """Minimise in place, within so many evaluations of ``loss``; the best point seen is kept."""
-    optimizer = torch.optim.LBFGS(
-        parameters,
-        max_iter=evaluations,
-        max_eval=evaluations,
-        history_size=20,
-        tolerance_grad=1e-12,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )
-    best, best_state = math.inf, [parameter.detach().clone() for parameter in parameters]
-
-    def closure() -> Tensor:
-        nonlocal best, best_state
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
-        if float(value.detach()) < best:
-            best, best_state = float(value.detach()), [parameter.detach().clone() for parameter in parameters]
-        return value
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        for parameter, kept in zip(parameters, best_state, strict=True):
-            parameter.copy_(kept)
-            parameter.grad = None

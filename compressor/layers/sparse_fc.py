@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from compressor.errors import CompressorError
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
-from compressor.layers.normal import damped
+from compressor.layers.fitted import FittedLayer, fit_from_dense
 from compressor.layers.pruned import Pruned
-from compressor.layers.semidefinite import factors
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.semidefinite import unit_covariance
 from compressor.layers.subset import largest_entries, refit
+from compressor.layers.truncation import factors
 
 _U, _V = 103, 104  # streams of the seed (normals take two each: 206 to 209)
 _NEAR = 1e-3  # standard deviation of the places at the start (the authors')
@@ -57,7 +57,7 @@ class SparseFCConfig(LayerConfig):
 
 
 @register("sparse_fc", source="Müller, Martel, Indiveri 2018, 2.3.2, eq. 7, 8, 16, 17")
-class SparseFC(StructuredLayer):
+class SparseFC(FittedLayer):
     """Sparse FC: free weights times a kernel of finite support; pruned once trained."""
 
     Config: ClassVar[type[LayerConfig]] = SparseFCConfig
@@ -122,22 +122,16 @@ class SparseFC(StructuredLayer):
 
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        config = config.model_copy(update={"held": True})
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        layer._fit_map(weight.detach(), bias, metric)
-        return layer
+        return super().from_dense(weight, bias, config.model_copy(update={"held": True}), metric)
 
     @torch.no_grad()
-    def _fit_map(self, weight: Tensor, bias: Tensor | None, metric: Metric) -> None:
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
         w = weight.double()
         size = metric.covariance.diagonal().double().clamp_min(0).sqrt()
         mask = self._place(w.abs() * size)
         k = self.kernel().double()
-        values = refit(w, damped(metric), mask)
+        values = refit(w, unit_covariance(metric), mask)
         self.factors.copy_(torch.where(mask, values / torch.where(mask, k, 1.0), 0.0))
-        if self.bias is not None:
-            self.bias.copy_(wanted_offset(self, weight, bias, metric))
 
     def _place(self, importance: Tensor) -> Tensor:
         """Set the places, and give the mask of the ``count`` weights that they bring together, ``(out, in)``.
@@ -175,8 +169,7 @@ class SparseFC(StructuredLayer):
         return proposals
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        self._fit_map(*linear_aim(x, y, has_bias=self.has_bias))
-        return fit_to_samples(self, x, y)
+        return fit_from_dense(self, x, y, near=self.config)  # which weights are held is stored there in any case
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from compressor.layers.base import Metric
-from compressor.layers.normal import conjugate_gradients, damped
+from compressor.layers.semidefinite import conjugate_gradients, unit_covariance
 
 _WORK = 6e10  # floating-point operations of the stages: some 5 s on one core
 _STAGES = (4, 32)  # at least, at most
 _STEPS = (1, 3)  # of conjugate gradients after each, in the smallest and the largest number of stages
 _LAST_STEPS = (4, 100)  # where the values are not solved exactly
 _EXACT_WORK = 3e10  # floating-point operations of an exact solution that are afforded
+_CONVERGED = 1e-13  # of the norm of a row's first residual
 _CHUNK = 2**23  # entries of Σ[S, S] held at a time
 _DOUBLE = 1024  # sides up to which the stages are in float64
 
@@ -29,7 +30,7 @@ def best_subset(weight: Tensor, metric: Metric, count: int) -> tuple[Tensor, Ten
 
     Never further from ``weight`` in ``metric`` than its ``count`` largest entries.
     """
-    w, sigma = weight.detach().double(), damped(metric)
+    w, sigma = weight.detach().double(), unit_covariance(metric)
     dtype = torch.float64 if max(w.shape) <= _DOUBLE else torch.float32
     rough, seen = w.to(dtype), sigma.to(dtype)
     mask, near = _in_stages(rough, seen, count)
@@ -118,5 +119,13 @@ def _improved(w: Tensor, sigma: Tensor, mask: Tensor, start: Tensor, steps: int)
     """All rows at once from ``start`` on the mask; the error falls with every step."""
     kept = mask.to(w)
     near = start * kept
-    residual = ((w - near) @ sigma) * kept
-    return conjugate_gradients(lambda rows: (rows @ sigma) * kept, residual, near, kept / sigma.diagonal(), steps)
+    scale = kept / sigma.diagonal()
+    return conjugate_gradients(
+        lambda rows: (rows @ sigma) * kept,
+        ((w - near) @ sigma) * kept,
+        lambda residual: residual * scale,
+        start=near,
+        steps=steps,
+        apart=True,
+        tolerance=_CONVERGED,
+    )

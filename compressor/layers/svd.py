@@ -15,10 +15,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.fitted import fit_from_dense
+from compressor.layers.semidefinite import damped
+from compressor.layers.solve import wanted_offset
 
 _DEFAULT_FRACTION = 0.25
-_NULL_SPACE = 1e-10  # of the mean of Σ's diagonal: directions never seen are ordered by W alone
 
 
 class SVDConfig(LayerConfig):
@@ -109,10 +110,8 @@ class SVD(StructuredLayer):
         return layer
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-        config = self.config.model_copy(update={"rank": len(self.down), "energy": None, "fraction": None})
-        self.load_state_dict(self.from_dense(weight, bias, config, metric).state_dict())
-        return fit_to_samples(self, x, y)
+        near = {"rank": len(self.down), "energy": None, "fraction": None}
+        return fit_from_dense(self, x, y, near=self.config.model_copy(update=near))
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
@@ -123,8 +122,7 @@ class SVD(StructuredLayer):
 
 def _left(w: Tensor, metric: Metric) -> tuple[Tensor, Tensor]:
     """Left singular vectors and values of ``W Σ^½``, through the smaller of the two symmetric problems."""
-    sigma = metric.covariance.double()
-    sigma = sigma + _NULL_SPACE * sigma.diagonal().mean() * torch.eye(len(sigma), dtype=sigma.dtype)
+    sigma = damped(metric.covariance.double())  # directions never seen are ordered by W alone
     if len(w) > len(sigma):
         u, s, _ = torch.linalg.svd(w @ Metric(sigma, metric.mean).root(), full_matrices=False)
         return u, s

@@ -19,10 +19,11 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError
-from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric, roots, truncated
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
+from compressor.layers.alternating import Factors, descend, least_squares_step, padded_metric, roots
+from compressor.layers.base import LayerConfig, Metric, largest, register
 from compressor.layers.factoring import balanced_factors
-from compressor.layers.solve import fit_to_samples, linear_aim, wanted_offset
+from compressor.layers.fitted import FittedLayer, take
+from compressor.layers.truncation import truncated
 
 _ORDERS = (3, 2)  # the first where nothing is asked for
 
@@ -67,7 +68,7 @@ class TensorTrainConfig(LayerConfig):
 
 
 @register("tensor_train", source="Novikov et al. 2015 (TT layer); Oseledets 2011 (TT-SVD)")
-class TensorTrain(StructuredLayer):
+class TensorTrain(FittedLayer):
     """Tensor train: a chain of small cores over the factored sides."""
 
     Config: ClassVar[type[LayerConfig]] = TensorTrainConfig
@@ -114,22 +115,8 @@ class TensorTrain(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{}, {"order": 4, "rank": 2}, {"in_dims": "5x16", "out_dims": "9x8", "rank": 4}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        fitted = _Fit(layer, weight, metric).factors()
-        with torch.no_grad():
-            for core, values in zip(layer.cores, fitted, strict=True):
-                core.copy_(values)
-            if layer.bias is not None:
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        aim = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(*aim[:2], self.config, aim[2]).state_dict())
-        return fit_to_samples(self, x, y)
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        take(self.cores, _Fit(self, weight, metric).factors())
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
@@ -174,14 +161,15 @@ def _around(cores: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
 
 def _largest_rank(in_features: int, out_features: int, bias: bool, params: int, base: Any, *, any_work: bool) -> Any:
     sizes = [m * n for _, m, n, _ in base.shapes(in_features, out_features)]
-    low, high = 1, max(min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(len(sizes)))
-    while low < high:
-        middle = (low + high + 1) // 2
-        with torch.device("meta"):
-            layer = TensorTrain(in_features, out_features, bias=bias, config=base.model_copy(update={"rank": middle}))
-        fits = layer.params() <= params and (any_work or layer.macs() <= in_features * out_features)
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return base.model_copy(update={"rank": low})
+    return largest(
+        TensorTrain,
+        (in_features, out_features),
+        bias,
+        params,
+        lambda rank: base.model_copy(update={"rank": rank}),
+        max(min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(len(sizes))),
+        fits=lambda layer: any_work or layer.macs() <= in_features * out_features,
+    )
 
 
 class _Fit:

@@ -11,17 +11,19 @@ Stored: ``G, H (r, N)``.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from compressor.layers import seeded
-from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
+from compressor.layers.base import LayerConfig, Metric, register
+from compressor.layers.fitted import FittedLayer
 from compressor.layers.onnx_fourier import toeplitz_functions, toeplitz_node
 from compressor.layers.sizes import smooth_size
-from compressor.layers.solve import fit_to_samples, leading, linear_aim, missed_energy, refine_linear, wanted_offset
+from compressor.layers.solve import missed_energy, refine_linear
+from compressor.layers.truncation import leading
 from compressor_kernels import dispatch
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class ToeplitzConfig(LayerConfig):
 
 
 @register("toeplitz", source="Sindhwani et al. 2015 (low displacement rank)")
-class Toeplitz(StructuredLayer):
+class Toeplitz(FittedLayer):
     """Toeplitz-like: a sum of products of circulant and skew-circulant matrices, of low displacement rank."""
 
     Config: ClassVar[type[LayerConfig]] = ToeplitzConfig
@@ -79,16 +81,9 @@ class Toeplitz(StructuredLayer):
     def examples(cls) -> list[dict[str, Any]]:
         return [{}, {"rank": 1, "size": 71, "seed": 4}]
 
-    @classmethod
-    def from_dense(cls, weight: Tensor, bias: Tensor | None, config: Any, metric: Metric) -> Self:
-        out_features, in_features = weight.shape
-        layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
-        layer._start_at(weight, metric)
-        refine_linear(layer, weight, metric, order=2)
-        if layer.bias is not None:
-            with torch.no_grad():
-                layer.bias.copy_(wanted_offset(layer, weight, bias, metric))
-        return layer
+    def fit_map(self, weight: Tensor, metric: Metric) -> None:
+        self._start_at(weight, metric)
+        refine_linear(self, weight, metric, order=2)
 
     @torch.no_grad()
     def _start_at(self, weight: Tensor, metric: Metric) -> None:
@@ -107,11 +102,6 @@ class Toeplitz(StructuredLayer):
     def _set(self, G: Tensor, H: Tensor) -> None:
         self.G.copy_(G)
         self.H.copy_(H)
-
-    def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        weight, bias, metric = linear_aim(x, y, has_bias=self.has_bias)
-        self.load_state_dict(self.from_dense(weight, bias, self.config, metric).state_dict())
-        return fit_to_samples(self, x, y)
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:

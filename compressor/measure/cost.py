@@ -90,15 +90,12 @@ def _structured_flops(model: nn.Module, counter: Any) -> Iterator[list[int]]:
         if not entered:  # one inside another belongs to the outer one
             corrections.append(2 * layer.macs() * (inputs[0].numel() // layer.in_features) - inside)
 
-    handles: list[Any] = []
-    for module in model.modules():
-        if isinstance(module, StructuredLayer):
-            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, StructuredLayer):
+                hooks.enter_context(module.register_forward_pre_hook(before))
+                hooks.enter_context(module.register_forward_hook(after))
         yield corrections
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager

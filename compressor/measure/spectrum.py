@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from compressor.layers import Metric
-from compressor.layers.solve import leading
+from compressor.layers.truncation import leading
 
 _POINTS = 40
 _MOST = 512  # ranks that are looked at where a side is wider than twice as many

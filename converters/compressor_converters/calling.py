@@ -51,11 +51,8 @@ def plain_output(model: nn.Module) -> Iterator[None]:
     def plain(_model: nn.Module, _inputs: object, output: object) -> object:
         return dict(output) if isinstance(output, Mapping) else output
 
-    handle = model.register_forward_hook(plain)
-    try:
+    with model.register_forward_hook(plain):
         yield
-    finally:
-        handle.remove()
 
 
 def _arguments(model: nn.Module) -> list[inspect.Parameter]:

@@ -56,8 +56,8 @@ def build(into: Path = PACKAGE, architectures: tuple[str, ...] = ARCHITECTURES) 
     nvcc = compiler()
     if nvcc is None:
         raise RuntimeError("no nvcc: install the CUDA toolkit, or set CUDA_HOME to where it is")
-    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-    codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
+    *before, last = (f"-gencode=arch=compute_{a},code=[sm_{a}]" for a in architectures)
+    codes = [*before, last.replace("]", f",compute_{architectures[-1]}]")]  # PTX of the last
     common = [nvcc, "-std=c++17", "-O3", *codes, "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"]
     with tempfile.TemporaryDirectory() as folder:
         files = sorted(sources().glob("*.cu"))

@@ -1,8 +1,8 @@
-"""The CUDA kernels: finds and loads their library, and calls it with the memory of CUDA tensors.
+"""The CUDA kernels' library: finds and loads it, and calls it with the memory of CUDA tensors.
 
 The library is a plain C one (``kernels/include/compressor_kernels_cuda.h``), built by the user with
-``python -m compressor_kernels.build_cuda``. Float32, float16 and bfloat16 rows, arithmetic in float32. What it has no
-kernel for (`serves_acdc` and its like say so) runs in plain torch on the same device: the multi-call path.
+``python -m compressor_kernels.build_cuda``. Float32, float16 and bfloat16 rows, arithmetic in float32.
+`gpu` says what there is a kernel for, and adds gradients.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from ctypes import c_char_p, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 1
+from compressor_kernels.native import as_rows
+
+VERSION = 2
 RELU, FIRST_FIXED, ACDC_INDEX_16 = 1, 4, 8  # flags of a cascade
 FASTFOOD_INDEX_16 = 1
 SUFFIX = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -42,15 +46,16 @@ class Stack(ctypes.Structure):
 
 
 _P, _N = c_void_p, c_int64
-_SIGNATURES: dict[str, tuple[type, list[type]]] = {
+_SIGNATURES: dict[str, tuple[type, list[Any]]] = {
     "version": (c_int, []),
     "error_string": (c_char_p, [c_int]),
+    "probe": (c_int, [ctypes.POINTER(_N)]),
     "acdc_table_size": (_N, [_N]),
     "acdc_table": (c_int, [_N, _P]),
     "acdc_workspace": (_N, [_N, _N, _N]),
     "fastfood_workspace": (_N, [_N, _N, _N]),
 }
-_TYPED = {
+_TYPED: dict[str, list[Any]] = {
     "acdc_forward": [_P, _P, _P, _N, _N, _N, _P],
     "acdc_backward": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P, _N, _P],
     "fastfood_forward": [_P, _P, _P, _N, _N, _N, _P],
@@ -66,26 +71,37 @@ def library_path() -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The library; None where there is no CUDA, it was not built, or ``COMPRESSOR_KERNELS=reference``."""
+    """The library; None where there is no GPU or ``COMPRESSOR_KERNELS=reference``, or, said once, no use in it."""
     if os.environ.get("COMPRESSOR_KERNELS", "") == "reference" or not torch.cuda.is_available():
         return None
-    return load(library_path()) if library_path().exists() else None
+    if not library_path().exists():
+        _warn("they were not built: run `python -m compressor_kernels.build_cuda`")
+        return None
+    try:
+        return load(library_path())
+    except (OSError, AttributeError, RuntimeError) as error:
+        _warn(str(error))
+        return None
 
 
 def load(path: Path) -> ctypes.CDLL:
     """The library at ``path`` with the types of its functions; RuntimeError where it is of another version."""
     found = ctypes.CDLL(str(path))
-    signatures = dict(_SIGNATURES)
-    signatures |= {f"{name}_{suffix}": (c_int, given) for name, given in _TYPED.items() for suffix in SUFFIX.values()}
-    for name, (result, arguments) in signatures.items():
-        function = getattr(found, f"ck_cuda_{name}")
-        function.restype, function.argtypes = result, arguments
     version = found.ck_cuda_version()
     if version != VERSION:
         raise RuntimeError(
             f"{path} is of version {version}, not {VERSION}: run `python -m compressor_kernels.build_cuda`"
         )
+    signatures = dict(_SIGNATURES)
+    signatures |= {f"{name}_{suffix}": (c_int, given) for name, given in _TYPED.items() for suffix in SUFFIX.values()}
+    for name, (result, arguments) in signatures.items():
+        function = getattr(found, f"ck_cuda_{name}")
+        function.restype, function.argtypes = result, arguments
     return found
+
+
+def _warn(why: str) -> None:
+    warnings.warn(f"no CUDA kernels, plain torch runs on the GPU instead, slower: {why}", RuntimeWarning, stacklevel=4)
 
 
 class Kernels:
@@ -94,6 +110,18 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
         self._tables: dict[tuple[int, torch.device], Tensor] = {}
+        self._shared: dict[torch.device, int] = {}
+
+    def shared_bytes(self, device: torch.device) -> int:
+        """How much shared memory a block may take on ``device``; 0, said once, where no kernel was compiled for it."""
+        if device not in self._shared:
+            found = c_int64()
+            with on_device(device):
+                error = self.library.ck_cuda_probe(ctypes.byref(found))
+            if error:
+                _warn(f"{device}: {self.library.ck_cuda_error_string(error).decode()}")
+            self._shared[device] = 0 if error else found.value
+        return self._shared[device]
 
     def stream(self, x: Tensor) -> int:
         """The stream that ``x``'s device works on, as a number."""
@@ -123,10 +151,10 @@ class Kernels:
         rows = as_rows(x)
         y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype, device=x.device)
         keep, cascade = self._cascade(rows, a, d, bias, permutation, out_features, relu)
-        with on_device(x):
+        with on_device(x.device):
             self._call(
                 "acdc_forward", x.dtype, ctypes.byref(cascade), rows.data_ptr(), y.data_ptr(),
-                len(rows), row_stride(rows), out_features, self.stream(x),
+                len(rows), rows.stride(0), out_features, self.stream(x),
             )  # fmt: skip
         del keep
         return y
@@ -148,12 +176,12 @@ class Kernels:
         grad_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=x.device)
         if len(rows):
             keep, cascade = self._cascade(rows, a, d, bias, permutation, grad_y.shape[-1], relu)
-            with on_device(x):
+            with on_device(x.device):
                 workspace = _workspace(self.library.ck_cuda_acdc_workspace(d.shape[1], len(d), len(rows)), x.device)
                 self._call(
                     "acdc_backward", x.dtype, ctypes.byref(cascade), rows.data_ptr(), grad_rows.data_ptr(),
                     grad_x.data_ptr(), pointer(grad_a), pointer(grad_d), pointer(grad_bias), len(rows),
-                    row_stride(rows), row_stride(grad_rows), x.shape[-1], workspace.data_ptr(),
+                    rows.stride(0), grad_rows.stride(0), x.shape[-1], workspace.data_ptr(),
                     workspace.numel(), self.stream(x),
                 )  # fmt: skip
             del keep
@@ -164,10 +192,10 @@ class Kernels:
         rows = as_rows(x)
         y = torch.empty((*x.shape[:-1], len(S)), dtype=x.dtype, device=x.device)
         keep, stack = _stack(rows, B, G, S, permutation)
-        with on_device(x):
+        with on_device(x.device):
             self._call(
                 "fastfood_forward", x.dtype, ctypes.byref(stack), rows.data_ptr(), y.data_ptr(), len(rows),
-                row_stride(rows), len(S), self.stream(x),
+                rows.stride(0), len(S), self.stream(x),
             )  # fmt: skip
         del keep
         return y
@@ -181,11 +209,11 @@ class Kernels:
         grads = [torch.zeros(t.shape, dtype=torch.float32, device=x.device) for t in (B, G, S)]
         if len(rows):
             keep, stack = _stack(rows, B, G, S, permutation)
-            with on_device(x):
+            with on_device(x.device):
                 workspace = _workspace(self.library.ck_cuda_fastfood_workspace(B.shape[1], len(B), len(rows)), x.device)
                 self._call(
                     "fastfood_backward", x.dtype, ctypes.byref(stack), rows.data_ptr(), grad_rows.data_ptr(),
-                    grad_x.data_ptr(), *map(pointer, grads), len(rows), row_stride(rows), row_stride(grad_rows),
+                    grad_x.data_ptr(), *map(pointer, grads), len(rows), rows.stride(0), grad_rows.stride(0),
                     x.shape[-1], workspace.data_ptr(), workspace.numel(), self.stream(x),
                 )  # fmt: skip
             del keep
@@ -197,10 +225,8 @@ class Kernels:
         rows = as_rows(x)
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         n = x.shape[-1]
-        with on_device(x):
-            self._call(
-                "fwht", x.dtype, rows.data_ptr(), y.data_ptr(), len(rows), n, row_stride(rows), n, self.stream(x)
-            )
+        with on_device(x.device):
+            self._call("fwht", x.dtype, rows.data_ptr(), y.data_ptr(), len(rows), n, rows.stride(0), n, self.stream(x))
         return y
 
     def _cascade(
@@ -231,144 +257,22 @@ class Kernels:
             raise RuntimeError(f"CUDA kernel: {self.library.ck_cuda_error_string(error).decode()}")
 
 
-@functools.cache
-def kernels() -> Kernels | None:
-    """The kernels of this process, None where `library` is."""
-    found = library()
-    return None if found is None else Kernels(found)
-
-
-def serves_acdc(x: Tensor, n: int) -> bool:
-    """Whether a cascade of length ``n`` of ``x`` is a single call: 128 to 16,384, a power of two."""
-    return _serves(x) and 128 <= n <= 16384 and n & (n - 1) == 0
-
-
-def serves_fastfood(x: Tensor, n: int) -> bool:
-    """Whether Fastfood blocks of length ``n`` of ``x`` are a single call."""
-    return _serves(x) and 64 <= n <= 16384 and n & (n - 1) == 0
-
-
-def serves_fwht(x: Tensor) -> bool:
-    """Whether a Walsh–Hadamard transform of ``x`` is a single call."""
-    n = x.shape[-1]
-    return _serves(x) and 64 <= n <= 32768 and n & (n - 1) == 0
-
-
-def _serves(x: Tensor) -> bool:
-    return (
-        x.is_cuda
-        and x.dtype in SUFFIX
-        and not torch.compiler.is_compiling()
-        and type(x) in (Tensor, torch.nn.Parameter)
-        and kernels() is not None
-    )
-
-
-class _Acdc(torch.autograd.Function):
-    """The cascade; keeps x and the parameters, no more."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        a: Tensor,
-        d: Tensor,
-        bias: Tensor | None,
-        permutation: Tensor | None,
-        out: int,
-        relu: bool,
-        on: Kernels,
-    ) -> Tensor:
-        ctx.save_for_backward(x, a, d, bias, permutation)
-        ctx.relu, ctx.on = relu, on
-        return on.acdc(x, a, d, bias, permutation, out, relu)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> Any:
-        x, a, d, bias, permutation = ctx.saved_tensors
-        return *ctx.on.acdc_backward(x, a, d, bias, permutation, ctx.relu, grad_y), None, None, None, None
-
-
-class _Fastfood(torch.autograd.Function):
-    """The stacked blocks; keeps x and the parameters, no more."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, B: Tensor, G: Tensor, S: Tensor, permutation: Tensor, on: Kernels) -> Tensor:
-        ctx.save_for_backward(x, B, G, S, permutation)
-        ctx.on = on
-        return on.fastfood(x, B, G, S, permutation)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> Any:
-        return *ctx.on.fastfood_backward(*ctx.saved_tensors, grad_y), None, None
-
-
-class _Fwht(torch.autograd.Function):
-    """The transform, whose gradient is itself."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, on: Kernels) -> Tensor:
-        ctx.on = on
-        return on.fwht(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> Any:
-        return _Fwht.apply(grad_y, ctx.on), None  # type: ignore[no-untyped-call]
-
-
-def acdc(
-    x: Tensor,
-    a: Tensor,
-    d: Tensor,
-    bias: Tensor | None,
-    permutation: Tensor | None,
-    out_features: int,
-    relu: bool,
-    on: Kernels | None = None,
-) -> Tensor:
-    """`reference.acdc`, differentiable; only where `serves_acdc`."""
-    y: Tensor = _Acdc.apply(x, a, d, bias, permutation, out_features, relu, on or kernels())  # type: ignore[no-untyped-call]
-    return y
-
-
-def fastfood(x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, on: Kernels | None = None) -> Tensor:
-    """`Kernels.fastfood`, differentiable; only where `serves_fastfood`."""
-    y: Tensor = _Fastfood.apply(x, B, G, S, permutation, on or kernels())  # type: ignore[no-untyped-call]
-    return y
-
-
-def fwht(x: Tensor, on: Kernels | None = None) -> Tensor:
-    """`reference.fwht`, differentiable; only where `serves_fwht`."""
-    y: Tensor = _Fwht.apply(x, on or kernels())  # type: ignore[no-untyped-call]
-    return y
-
-
-def as_rows(x: Tensor) -> Tensor:
-    """``x`` as ``(rows, N)`` with neighbours side by side in each row: a view where that can be."""
-    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
-
-
-def row_stride(rows: Tensor) -> int:
-    """The distance of two rows in elements."""
-    return rows.stride(0)
-
-
 def parameter(table: Tensor | None) -> Tensor | None:
     """A table as the kernels read it: float32, side by side, on a boundary of 16 bytes."""
     if table is None:
         return None
-    table = table.detach().float().contiguous()
+    return _aligned(table.detach().float().contiguous())
+
+
+def _aligned(table: Tensor) -> Tensor:
     return table if table.data_ptr() % 16 == 0 else table.clone()
 
 
 def indices(permutation: Tensor | None) -> Tensor | None:
-    """A permutation as the kernels read it: uint16 or int32, side by side."""
+    """A permutation as the kernels read it: uint16 or int32, side by side, on a boundary of 16 bytes."""
     if permutation is None:
         return None
-    return (permutation if is_16_bit(permutation) else permutation.to(torch.int32)).contiguous()
+    return _aligned((permutation if is_16_bit(permutation) else permutation.to(torch.int32)).contiguous())
 
 
 def is_16_bit(permutation: Tensor | None) -> bool:
@@ -381,16 +285,9 @@ def pointer(table: Tensor | None) -> int | None:
     return None if table is None or not table.numel() else table.data_ptr()
 
 
-def on_device(x: Tensor) -> torch.cuda.device | _Here:
-    """Makes ``x``'s device the current one, for the length of a call."""
-    return torch.cuda.device(x.device) if x.is_cuda else _Here()
-
-
-class _Here:
-    """Stands for a device where there is none to choose."""
-
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes ``device`` the current one, for the length of a call."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _workspace(size_bytes: int, device: torch.device) -> Tensor:

@@ -1,40 +1,79 @@
 """One function a transform, and the name of the path that it takes.
 
 Layers call these and never `reference` itself: here it is decided what the native kernels do and what plain torch.
+
+- Native, called at once: float32 on the CPU, and float32, float16 and bfloat16 on a GPU (`gpu`), where nothing is
+  recorded. A torch operator would cost more than a kernel.
+- Native, as a torch operator (`ops`): where a gradient is wanted, and within ``torch.compile``.
+- Plain torch: every other dtype and device, lengths without a native transform, no library; and while a program is
+  exported, so that the file runs where this package is not. On a GPU that is several kernels, the multi-call path.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from compressor_kernels import cuda, native, reference
+from compressor_kernels import gpu, hadamard, native, ops, reference, sparse
+from compressor_kernels import monarch as native_monarch
 
-
-def path(x: Tensor, op: str = "dct") -> str:
-    """Which implementation ``op`` takes for ``x``."""
-    if _is_native(x) and op in _NATIVE:
-        return native.describe(op, x.shape[-1], x.numel() // max(1, x.shape[-1]))
-    n = x.shape[-1]
-    if (op == "acdc" and cuda.serves_acdc(x, n)) or (op == "fwht" and cuda.serves_fwht(x)):
-        return "cuda single call"
-    return f"reference ({x.device.type})"
+Route = Literal["reference", "operator", "native"]
 
 
-_NATIVE = {"dct", "idct", "acdc"}
+def path(x: Tensor, op: str = "dct", n: int | None = None) -> str:
+    """Which implementation ``op`` takes for ``x``; a native one names its instruction set and its way.
+
+    ``n`` is the length of the transform, where it is not that of the rows of ``x``.
+    """
+    known: dict[str, Callable[[int], bool]] = {
+        "dct": native.can_dct,
+        "idct": native.can_dct,
+        "acdc": native.can_cascade,
+        "fwht": hadamard.can_transform,
+        "fastfood": _always,
+        "monarch": _always,
+        "csr": _always,
+    }
+    single = {"acdc": gpu.can_cascade, "fwht": gpu.can_fwht, "fastfood": gpu.can_fastfood}
+    n = x.shape[-1] if n is None else n
+    if op in known and known[op](n) and _route(native.takes, x) != "reference":
+        return native.describe(op, n, x.numel() // max(1, x.shape[-1]))
+    if op in single and single[op](n) and _route(gpu.takes, x) != "reference":
+        return "cuda single-call"
+    return "reference (cuda multi-call)" if x.is_cuda else f"reference ({x.device.type})"
 
 
-def _is_native(x: Tensor) -> bool:
-    """Whether the native kernels take ``x``: float32 in the CPU's memory, nothing being traced, and a library."""
-    return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and x.requires_grad)
-        and type(x) in (Tensor, torch.nn.Parameter)
-        and native.library() is not None
-    )
+def _always(n: int) -> bool:
+    return True
+
+
+def _route(takes: Callable[..., bool], x: Tensor, *tables: Tensor | None) -> Route:
+    """How a call with these tensors is done by the kernels that ``takes`` speaks for, if they have its length."""
+    if torch.compiler.is_compiling():
+        return "reference" if torch.compiler.is_exporting() or not takes(x, *tables) else "operator"
+    if (
+        not takes(x, *tables)
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    ):
+        return "reference"
+    if torch._C._len_torch_dispatch_stack() or type(x) not in (Tensor, nn.Parameter):
+        return "operator"
+    if torch.is_grad_enabled() and (
+        x.requires_grad or any(table is not None and table.requires_grad for table in tables)
+    ):
+        return "operator"
+    return "native" if x.numel() else "reference"
+
+
+def _widened(x: Tensor, table: Tensor) -> Tensor:
+    """``x`` in the dtype that a product with ``table`` has: half rows times float diagonals are float."""
+    return x.to(torch.result_type(x, table))
 
 
 def acdc(
@@ -48,24 +87,40 @@ def acdc(
     relu: bool = False,
     separable: bool = False,
 ) -> Tensor:
-    """`reference.acdc`: a whole cascade of diagonals between cosine transforms."""
-    tables = (x, a, d) if bias is None else (x, a, d, bias)
-    if not separable and all(_is_native(table) for table in tables):
-        return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
-    if not separable and cuda.serves_acdc(x, d.shape[1]):
-        dtype = torch.result_type(x, d)  # as plain torch would: half rows times float diagonals are float
-        return cuda.acdc(x.to(dtype), a, d, bias, permutation, out_features, relu)
+    """`reference.acdc`: a whole cascade of diagonals between cosine transforms, in one call."""
+    if native.can_cascade(d.shape[1], separable=separable):
+        route = _route(native.takes, x, a, d, bias)
+        if route == "native":
+            return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
+        if route == "operator":
+            return ops.acdc(x, a, d, bias, permutation, out_features, relu, separable)
+    if not separable and gpu.can_cascade(d.shape[1]):
+        route = _route(gpu.takes, x, a, d, bias, permutation)
+        if route == "native":
+            return gpu.acdc(_widened(x, d), a, d, bias, permutation, out_features, relu)
+        if route == "operator":
+            return ops.acdc(_widened(x, d), a, d, bias, permutation, out_features, relu, separable)
     return reference.acdc(x, a, d, bias, permutation, out_features, relu, separable)
 
 
 def dct(x: Tensor) -> Tensor:
     """`reference.dct`: orthonormal DCT-II along the last axis."""
-    return native.dct(x) if _is_native(x) else reference.dct(x)
+    return _dct(x, reference.dct, inverse=False)
 
 
 def idct(x: Tensor) -> Tensor:
     """`reference.idct`: orthonormal DCT-III along the last axis."""
-    return native.dct(x, inverse=True) if _is_native(x) else reference.idct(x)
+    return _dct(x, reference.idct, inverse=True)
+
+
+def _dct(x: Tensor, plain: Callable[[Tensor], Tensor], *, inverse: bool) -> Tensor:
+    if native.can_dct(x.shape[-1]):
+        route = _route(native.takes, x)
+        if route == "native":
+            return native.dct(x, inverse=inverse)
+        if route == "operator":
+            return ops.dct(x, inverse=inverse)
+    return plain(x)
 
 
 def dct2d(x: Tensor) -> Tensor:
@@ -80,7 +135,58 @@ def idct2d(x: Tensor) -> Tensor:
 
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`: Walsh–Hadamard, natural order, not normalised."""
-    return cuda.fwht(x) if cuda.serves_fwht(x) else reference.fwht(x)
+    run = hadamard.run_fwht
+    route = _route(native.takes, x)
+    if route == "reference" and gpu.can_fwht(x.shape[-1]):
+        run, route = gpu.fwht, _route(gpu.takes, x)
+    if route == "reference":
+        return reference.fwht(x)
+    result: Tensor = run(x) if route == "native" else hadamard.fwht(x)
+    return result
+
+
+def fastfood(
+    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str = "linear"
+) -> Tensor:
+    """`reference.fastfood`: a whole stack of blocks, and the nonlinearity if there is one."""
+    run = hadamard.run_fastfood
+    route = _route(native.takes, x, B, G, S)
+    if route == "reference" and gpu.can_fastfood(B.shape[1]):
+        run, route = gpu.fastfood, _route(gpu.takes, x, B, permutation, G, S)
+        x = x if route == "reference" else _widened(x, B)
+    if route == "reference":
+        return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    if route == "native":
+        return run(x, B, permutation, G, S, scale=scale, features=features)
+    result: Tensor = hadamard.fastfood(x, B, permutation, G, S, scale, features)
+    return result
+
+
+def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """`reference.monarch`: block-diagonal, permutation, block-diagonal. For gradients, the plain one."""
+    route = _route(native.takes, x, first, second, bias)
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, first, second, bias))
+    if route == "reference" or wanted:
+        return reference.monarch(x, first, second, bias, out_features)
+    if route == "native":
+        return native_monarch.run_monarch(x, first, second, bias, out_features)
+    result: Tensor = native_monarch.monarch(x, first, second, bias, out_features)
+    return result
+
+
+def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    """`reference.csr`: a product with a matrix in compressed sparse rows."""
+    route = _route(native.takes, x, values, bias)
+    dense = x.shape[-1] * len(lengths)
+    if route == "reference" or len(values) > _MOST_SPARSE * dense:
+        return reference.csr(x, values, columns, lengths, bias)
+    if route == "native":
+        return sparse.run_csr(x, values, columns, lengths, bias)
+    result: Tensor = sparse.csr(x, values, columns, lengths, bias)
+    return result
+
+
+_MOST_SPARSE = 0.5  # above this density, and many rows, the dense product is quicker
 
 
 def convolve(x: Tensor, c: Tensor) -> Tensor:

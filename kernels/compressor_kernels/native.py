@@ -17,8 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compressor_kernels.reference import split
+
 VERSION = 1
 RELU, SEPARABLE, FIRST_FIXED, INDEX_16 = 1, 2, 4, 8  # flags of a cascade
+
+
+_SMOOTH = 2**30 * 3**18 * 5**12 * 7**10  # every length below 2^30 without a prime factor above 7 divides it
 
 
 class Cascade(ctypes.Structure):
@@ -37,13 +42,21 @@ class Cascade(ctypes.Structure):
     ]
 
 
-# The arguments of every function that returns an error code; pool and threads come last in all.
+# The arguments of every function that returns a whole number; threads and pool come last.
 _P, _N = c_void_p, c_int64
 _SIGNATURES: dict[str, list[type]] = {
     "ck_describe": [c_char_p, _N, _N, c_char_p, _N],
+    "ck_fma_f32": [_N],
     "ck_dct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_idct_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_acdc_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_acdc_backward_f32": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _N, _P],
+    "ck_monarch_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_csr_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_csr_backward_f32": [_P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_fwht_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
+    "ck_fastfood_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_fastfood_backward_f32": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
 }
 
 
@@ -77,10 +90,34 @@ def library_path() -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether all are float32 in the CPU's memory, and there is a library."""
+    for tensor in tensors:
+        if tensor is not None and (tensor.dtype is not torch.float32 or not tensor.is_cpu):
+            return False
+    return bool(is_loaded())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_loaded() -> bool:
+    """Whether there is a library, loading it at the first call."""
+    return library() is not None
+
+
+def can_dct(n: int) -> bool:
+    """Whether there is a native transform that beats torch's: for even n without a prime factor above 7."""
+    return n > 0 and n % 2 == 0 and _SMOOTH % n == 0
+
+
+def can_cascade(n: int, *, separable: bool = False) -> bool:
+    """Whether there is a native cascade of this length."""
+    return can_dct(n) and (not separable or all(can_dct(side) for side in split(n)))
+
+
 def describe(op: str, n: int, batch: int) -> str:
     """The path that the library takes for ``op`` at length ``n`` with ``batch`` rows."""
     text = ctypes.create_string_buffer(256)
-    check(_loaded().ck_describe(op.encode(), n, batch, text, len(text)))
+    check(loaded().ck_describe(op.encode(), n, batch, text, len(text)))
     return text.value.decode()
 
 
@@ -88,7 +125,7 @@ def dct(x: Tensor, *, inverse: bool = False) -> Tensor:
     """Orthonormal DCT-II of the last axis, or its inverse; float32 on the CPU."""
     rows = as_rows(x)
     y = torch.empty(x.shape, dtype=x.dtype)
-    call = _loaded().ck_idct_f32 if inverse else _loaded().ck_dct_f32
+    call = loaded().ck_idct_f32 if inverse else loaded().ck_dct_f32
     n = x.shape[-1]
     check(call(rows.data_ptr(), y.data_ptr(), len(rows), n, rows.stride(0), n, torch.get_num_threads(), None))
     return y
@@ -111,20 +148,9 @@ def acdc(
     """
     rows = as_rows(x)
     y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype)
-    tables = [None if table is None else table.contiguous() for table in (a, d, bias, permutation)]
-    cascade = Cascade(
-        d.shape[1],
-        d.shape[0],
-        x.shape[-1],
-        out_features,
-        RELU * relu
-        | SEPARABLE * separable
-        | FIRST_FIXED * (len(a) < len(d))
-        | INDEX_16 * (permutation is not None and permutation.dtype == torch.uint16),
-        *(None if table is None or not table.numel() else table.data_ptr() for table in tables),
-    )
+    cascade, _tables = _cascade(x.shape[-1], a, d, bias, permutation, out_features, relu, separable)
     check(
-        _loaded().ck_acdc_forward_f32(
+        loaded().ck_acdc_forward_f32(
             ctypes.byref(cascade),
             rows.data_ptr(),
             y.data_ptr(),
@@ -138,6 +164,66 @@ def acdc(
     return y
 
 
+def acdc_backward(
+    grad: Tensor,
+    x: Tensor,
+    a: Tensor,
+    d: Tensor,
+    bias: Tensor | None,
+    permutation: Tensor | None,
+    *,
+    relu: bool,
+    separable: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The gradients of x, a, d and bias from that of the output of `acdc`."""
+    rows, grads = as_rows(x), as_rows(grad)
+    cascade, _tables = _cascade(x.shape[-1], a, d, bias, permutation, grad.shape[-1], relu, separable)
+    found = [torch.empty(table.shape, dtype=x.dtype) for table in (x, a, d)]
+    of_bias = None if bias is None else torch.empty(bias.shape, dtype=x.dtype)
+    check(
+        loaded().ck_acdc_backward_f32(
+            ctypes.byref(cascade),
+            rows.data_ptr(),
+            grads.data_ptr(),
+            *(table.data_ptr() for table in found),
+            None if of_bias is None else of_bias.data_ptr(),
+            len(rows),
+            rows.stride(0),
+            grads.stride(0),
+            x.shape[-1],
+            torch.get_num_threads(),
+            None,
+        )
+    )
+    return found[0], found[1], found[2], of_bias
+
+
+def _cascade(
+    in_features: int,
+    a: Tensor,
+    d: Tensor,
+    bias: Tensor | None,
+    permutation: Tensor | None,
+    out_features: int,
+    relu: bool,
+    separable: bool,
+) -> tuple[Cascade, list[Tensor | None]]:
+    """The description of a cascade, and the tensors that must live as long as it does."""
+    tables = [None if table is None else table.contiguous() for table in (a, d, bias, permutation)]
+    cascade = Cascade(
+        d.shape[1],
+        d.shape[0],
+        in_features,
+        out_features,
+        RELU * relu
+        | SEPARABLE * separable
+        | FIRST_FIXED * (len(a) < len(d))
+        | INDEX_16 * (permutation is not None and permutation.dtype == torch.uint16),
+        *(None if table is None or not table.numel() else table.data_ptr() for table in tables),
+    )
+    return cascade, tables
+
+
 def as_rows(x: Tensor) -> Tensor:
     """``x`` as ``(rows, N)`` with neighbours side by side in each row: a view where that can be."""
     if x.dim() == 2 and x.stride(1) == 1:
@@ -149,10 +235,10 @@ def as_rows(x: Tensor) -> Tensor:
 def check(error: int) -> None:
     """RuntimeError with the library's words for a code that is not 0."""
     if error:
-        raise RuntimeError(f"native kernel: {_loaded().ck_error_string(error).decode()}")
+        raise RuntimeError(f"native kernel: {loaded().ck_error_string(error).decode()}")
 
 
-def _loaded() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
     found = library()
     assert found is not None, "dispatch asks only where there is a library"
     return found

@@ -185,6 +185,60 @@ def fwht(x: Tensor) -> Tensor:
     return x.reshape(*lead, n)
 
 
+def fastfood(
+    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str = "linear"
+) -> Tensor:
+    """``p = scale · S H G Π H B x`` in blocks, ``(..., in ≤ d) -> (..., n)`` (Le et al. 2013).
+
+    ``B, G, permutation (blocks, d)``, ``S (n,)``. ``relu``: ``max(p, 0)``; ``rbf``: ``√(1/n) [cos p, sin p]``, 2n.
+    """
+    blocks, d = B.shape
+    width = len(S)
+    h = F.pad(x, (0, d - x.shape[-1])).unsqueeze(-2)  # (..., 1, d)
+    h = fwht(h * B)  # (..., blocks, d)
+    h = torch.stack([h[..., m, :].index_select(-1, permutation[m].long()) for m in range(blocks)], -2)
+    h = fwht(h * G).flatten(-2)[..., :width] * (S * scale)
+    return bend(h, features)
+
+
+def bend(h: Tensor, features: str) -> Tensor:
+    """The features of products ``h (..., n)``, and n or 2n of them (see `fastfood`)."""
+    if features == "relu":
+        return h.relu()
+    return torch.cat((h.cos(), h.sin()), -1) * math.sqrt(1 / h.shape[-1]) if features == "rbf" else h
+
+
+def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """Block-diagonal, permutation, block-diagonal, ``(..., in ≤ k p) -> (..., out_features ≤ k q)`` (Dao et al. 2022).
+
+    ``first (k, k·s, p)``, rows ordered (class, s); ``second (k, q, k·s)``, columns ordered (block, s). Output ``u`` is
+    in class ``u mod k``.
+    """
+    k, hidden, p = first.shape
+    x = F.pad(x, (0, k * p - x.shape[-1])) if k * p > x.shape[-1] else x
+    h = x.reshape(-1, k, p).transpose(0, 1) @ first.mT  # (block, rows, class · s)
+    h = h.reshape(k, -1, k, hidden // k).permute(2, 1, 0, 3).flatten(-2)  # (class, rows, block · s)
+    y = (h @ second.mT).permute(1, 2, 0)  # (rows, q, class)
+    y = y.reshape(*x.shape[:-1], second.shape[1] * k)[..., :out_features]
+    return y if bias is None else y + bias
+
+
+def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    """``x Wᵀ + b`` with W in compressed sparse rows, through the dense matrix.
+
+    ``values, columns (count,)``, row after row; ``lengths (out,)``, how many of them each row has.
+    """
+    return F.linear(x, spread(values, columns, lengths, x.shape[-1]), bias)
+
+
+def spread(values: Tensor, columns: Tensor, lengths: Tensor, in_features: int) -> Tensor:
+    """The dense matrix ``(out, in)`` of compressed sparse rows."""
+    rows = torch.arange(len(lengths), device=lengths.device)
+    rows = rows.repeat_interleave(lengths.long(), output_size=len(values))
+    flat = rows * in_features + columns.long()
+    return values.new_zeros(len(lengths) * in_features).scatter(0, flat, values).reshape(len(lengths), in_features)
+
+
 def convolve(x: Tensor, c: Tensor) -> Tensor:
     """Circular convolutions, ``y_ti = Σ_j c_t[(i−j) mod N] x_tj``: ``x (..., T or 1, N), c (T, N) -> (..., T, N)``."""
     return _convolve(x, c, terms_are_added=False)

@@ -20,7 +20,7 @@ struct Member {
 static int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 // The scratch: two buffers, then for each member maps, a and slots.
-static int64_t buffer_floats(const CosineView& plan) { return padded(plan.vectors * W); }
+static int64_t buffer_floats(const CosineView& plan) { return W * buffer_vectors(plan.vectors); }
 static int64_t member_floats(const CosineView& plan) { return padded(plan.quads * MAP) + 2 * padded(plan.n); }
 
 static int64_t acdc_scratch(const ck_acdc& cascade, const CosineView& plan) {

@@ -1,4 +1,4 @@
-// Fourier transforms of 2, 3, 4, 5, 7 and 8 complex vectors in registers, and passes made of them.
+// Fourier transforms of 2, 3, 4, 5, 7, 8 and 16 complex vectors in registers, and passes made of them.
 //
 // A complex number is two neighbouring vectors, re and im. bf<R>(re, im) is the forward transform; with the arguments
 // exchanged, bf<R>(im, re), it is the backward one.
@@ -78,6 +78,35 @@ CK_INLINE void bf_4(V& ar, V& ai, V& br, V& bi, V& cr, V& ci, V& dr, V& di) {
 }
 
 template <int R>
+CK_INLINE void bf(V* re, V* im);
+
+// Four by four: numbers j, j + 4, ... are transformed, turned by exp(-2 pi i j q / 16), and transformed again.
+CK_INLINE void bf_sixteen(V* re, V* im) {
+  static constexpr float cos[10] = {1, 0.923879532511286756f, 0.707106781186547524f, 0.382683432365089772f, 0,
+                                    0, -0.707106781186547524f, 0, 0, -0.923879532511286756f};
+  static constexpr float sin[10] = {0, 0.382683432365089772f, 0.707106781186547524f, 0.923879532511286756f, 1,
+                                    0, 0.707106781186547524f, 0, 0, -0.382683432365089772f};
+  V r[16], m[16];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {
+    V cr[4] = {re[j], re[j + 4], re[j + 8], re[j + 12]}, ci[4] = {im[j], im[j + 4], im[j + 8], im[j + 12]};
+    bf<4>(cr, ci);
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) {
+      const V c = splat(cos[j * q]), s = splat(sin[j * q]);
+      r[4 * q + j] = j && q ? cr[q] * c + ci[q] * s : cr[q];
+      m[4 * q + j] = j && q ? ci[q] * c - cr[q] * s : ci[q];
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; q++) {
+    bf<4>(r + 4 * q, m + 4 * q);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) re[4 * j + q] = r[4 * q + j], im[4 * j + q] = m[4 * q + j];
+  }
+}
+
+template <int R>
 CK_INLINE void bf(V* re, V* im) {
   if constexpr (R == 2) {
     bf_2(re[0], im[0], re[1], im[1]);
@@ -99,6 +128,8 @@ CK_INLINE void bf(V* re, V* im) {
       r[2 * q] = re[q], i[2 * q] = im[q], r[2 * q + 1] = re[q + 4], i[2 * q + 1] = im[q + 4];
 #pragma GCC unroll 8
     for (int q = 0; q < 8; q++) re[q] = r[q], im[q] = i[q];
+  } else if constexpr (R == 16) {
+    bf_sixteen(re, im);
   } else if constexpr (R > 1) {
     bf_odd<R>(re, im);
   }

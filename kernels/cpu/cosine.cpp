@@ -4,16 +4,47 @@
 #include <complex>
 
 namespace ck {
-namespace {
-
-const double pi = std::acos(-1.0);
-
-std::complex<double> turn(int64_t part, int64_t whole) {  // exp(-2 pi i part / whole)
+std::complex<double> turn(int64_t part, int64_t whole) {
+  static const double pi = std::acos(-1.0);
   const double angle = -2 * pi * static_cast<double>(part % whole) / static_cast<double>(whole);
   return {std::cos(angle), std::sin(angle)};
 }
 
-}  // namespace
+float* write_twiddles(const Pass& pass, float* at) {
+  for (int64_t j = 0; j < pass.step; j++) {
+    for (int64_t q = 1; q < pass.radix; q++) {
+      const auto factor = turn(j * q, pass.radix * pass.step);
+      *at++ = static_cast<float>(factor.real());
+      *at++ = static_cast<float>(factor.imag());
+    }
+  }
+  return at;
+}
+
+Quad::Quad(int64_t k, int64_t n) : index{-1, -1, -1, -1} {
+  const int64_t m = n / 2;
+  const double size = static_cast<double>(n);
+  std::complex<double> c[4] = {};  // alpha, beta, alpha', beta'
+  if (k) {
+    const std::complex<double> i(0, 1), w = turn(k, n), scale = std::sqrt(2 / size) / 2;
+    const auto near = turn(k, 4 * n), far = std::conj(turn(m - k, 4 * n));
+    c[0] = scale * near * (1.0 - i * w), c[1] = scale * near * (1.0 + i * w);
+    c[2] = scale * far * (1.0 + i * w), c[3] = scale * far * (1.0 - i * w);
+    const int64_t indices[4] = {k, n - k, m - k, m + k};
+    for (int j = 0; j < 4; j++) index[j] = static_cast<int32_t>(indices[j]);
+  } else {  // Z_0 gives X_0 and X_M; Z_{M/2} gives X_{M/2} and X_{N - M/2}
+    c[2] = std::complex<double>(1, 1) * std::sqrt(1 / size);
+    index[2] = static_cast<int32_t>(m), index[3] = 0;
+    if (m % 2 == 0) {
+      c[1] = std::sqrt(2 / size) * turn(1, 16);
+      index[0] = static_cast<int32_t>(m / 2), index[1] = static_cast<int32_t>(n - m / 2);
+    }
+  }
+  for (int j = 0; j < 4; j++) {
+    matrix[2 * j] = static_cast<float>(c[j].real());
+    matrix[2 * j + 1] = static_cast<float>(c[j].imag());
+  }
+}
 
 bool CosinePlan::supports(int64_t n) {
   if (n < 2 || n % 2 || n > (int64_t{1} << 30)) return false;
@@ -65,16 +96,10 @@ void CosinePlan::fill_twiddles() {
   size_t total = 0;
   for (const Pass& pass : passes) total += static_cast<size_t>(2 * (pass.radix - 1) * pass.step);
   twiddle_memory_ = Floats(total + 1);
-  size_t at = 0;
+  float* at = twiddle_memory_.get();
   for (Pass& pass : passes) {
-    pass.twiddles = twiddle_memory_.get() + at;
-    for (int64_t j = 0; j < pass.step; j++) {
-      for (int64_t q = 1; q < pass.radix; q++) {
-        const auto factor = turn(j * q, pass.radix * pass.step);
-        twiddle_memory_[at++] = static_cast<float>(factor.real());
-        twiddle_memory_[at++] = static_cast<float>(factor.imag());
-      }
-    }
+    pass.twiddles = at;
+    at = write_twiddles(pass, at);
   }
 }
 
@@ -148,37 +173,17 @@ void CosinePlan::pad() {
   for (int32_t& p : pairs) p = static_cast<int32_t>(padded(p));
   vectors = 2 * (padded(m) + 1);
   slot.resize(static_cast<size_t>(n));
+  for (int64_t s = 0; s < n; s++) natural.push_back(static_cast<uint32_t>(s));
   for (int64_t s = 0; s < n; s++)
     slot[makhoul_source(s, n)] = static_cast<uint32_t>(2 * padded(s / 2) + s % 2);
 }
 
 void CosinePlan::fill_matrix() {
   matrix = Floats(static_cast<size_t>(8 * quads));
-  index.assign(static_cast<size_t>(4 * quads), -1);
-  const double size = static_cast<double>(n);
-  for (int64_t quad = 0; quad < quads; quad++) {
-    const int64_t k = frequency(position[2 * quad]);
-    std::complex<double> c[4] = {};  // alpha, beta, alpha', beta'
-    int32_t* out = &index[4 * quad];
-    if (k) {
-      const std::complex<double> i(0, 1), w = turn(k, n), scale = std::sqrt(2 / size) / 2;
-      const auto near = turn(k, 4 * n), far = std::conj(turn(m - k, 4 * n));
-      c[0] = scale * near * (1.0 - i * w), c[1] = scale * near * (1.0 + i * w);
-      c[2] = scale * far * (1.0 + i * w), c[3] = scale * far * (1.0 - i * w);
-      const int64_t indices[4] = {k, n - k, m - k, m + k};
-      for (int j = 0; j < 4; j++) out[j] = static_cast<int32_t>(indices[j]);
-    } else {  // Z_0 gives X_0 and X_M; Z_{M/2} gives X_{M/2} and X_{N - M/2}
-      c[2] = std::complex<double>(1, 1) * std::sqrt(1 / size);
-      out[2] = static_cast<int32_t>(m), out[3] = 0;
-      if (m % 2 == 0) {
-        c[1] = std::sqrt(2 / size) * turn(1, 16);
-        out[0] = static_cast<int32_t>(m / 2), out[1] = static_cast<int32_t>(n - m / 2);
-      }
-    }
-    for (int j = 0; j < 4; j++) {
-      matrix[(2 * j) * quads + quad] = static_cast<float>(c[j].real());
-      matrix[(2 * j + 1) * quads + quad] = static_cast<float>(c[j].imag());
-    }
+  for (int64_t number = 0; number < quads; number++) {
+    const Quad quad(frequency(position[2 * number]), n);
+    index.insert(index.end(), quad.index, quad.index + 4);
+    for (int64_t i = 0; i < 8; i++) matrix[i * quads + number] = quad.matrix[i];
   }
 }
 

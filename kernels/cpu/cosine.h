@@ -7,6 +7,7 @@
 // the inverse is the transpose: z = FFT^H (T^t X), unnormalised.
 #pragma once
 
+#include <complex>
 #include <cstdint>
 #include <vector>
 
@@ -15,13 +16,27 @@
 
 namespace ck {
 
+// exp(-2 pi i part / whole)
+std::complex<double> turn(int64_t part, int64_t whole);
+
+// The twiddle factors of a pass from `at` on; where they end.
+float* write_twiddles(const Pass& pass, float* at);
+
+// T for k < N/4: alpha, beta, alpha', beta', each re and im; and which coefficients come out (-1: none). Quad 0 takes
+// Z_0 and Z_{M/2}, or something that does not matter where M is odd.
+struct Quad {
+  float matrix[8];
+  int32_t index[4];
+  Quad(int64_t k, int64_t n);
+};
+
 struct CosinePlan {
   int64_t n, m;
   bool fused;  // the innermost pass has radix 4 and stands in `pairs`, not in `passes`
   std::vector<Pass> passes;
   int64_t quads;
   std::vector<int32_t> position, index, pairs;  // as in CosineView
-  std::vector<uint32_t> slot;
+  std::vector<uint32_t> slot, natural;
   int64_t vectors;
   Floats matrix;
   std::vector<Family> families;

@@ -1,10 +1,53 @@
 // ck_describe: which path an op takes.
 #include <cstdio>
+#include <cstring>
+#include <string>
 
+#include "cosine.h"
+#include "parallel.h"
+#include "row_plan.h"
 #include "table.h"
+
+namespace ck {
+namespace {
+
+std::string passes_of(const std::vector<Pass>& passes) {
+  std::string text;
+  for (const Pass& pass : passes) text += (text.empty() ? "" : ".") + std::to_string(pass.radix);
+  return text;
+}
+
+// Of the layers but the cosine cascades; empty for those.
+std::string structured_path(const char* op, int64_t n, int64_t batch, int lanes) {
+  if (!std::strcmp(op, "fwht")) return " row by row";
+  if (!std::strcmp(op, "fastfood")) return batch < 4 || n > (lanes == 16 ? 4096 : 2048) ? " row by row" : " four rows at a time";
+  if (!std::strcmp(op, "monarch")) return batch < 12 ? " dot products" : " classes on lanes, packed";
+  if (!std::strcmp(op, "csr")) return batch < 4 ? " row by row" : batch < 32 ? " " + std::to_string(lanes) + " rows on lanes" : " 32 rows on lanes";
+  return "";
+}
+
+std::string described(const char* op, int64_t n, int64_t batch) {
+  const Kernels& build = kernels();
+  const std::string name = build.name;
+  const std::string structured = structured_path(op, n, batch, build.lanes);
+  if (!structured.empty()) return name + structured;
+  if (!CosinePlan::supports(n)) return name + " matrix";
+  const bool is_single = !std::strcmp(op, "acdc") && RowPlan::supports(n, build.lanes) && 2 * batch < build.lanes;
+  if (is_single) {
+    const RowPlan& plan = cached<RowPlan::Key, RowPlan>({n, build.lanes});
+    return name + " fft " + passes_of(plan.passes) + "." + std::to_string(plan.lanes) + ", a row across lanes";
+  }
+  const CosinePlan& plan = cached<CosinePlan::Key, CosinePlan>({n, build.radix});
+  return name + " fft " + passes_of(plan.passes) + (plan.fused ? ".4" : "") + ", rows on lanes";
+}
+
+}  // namespace
+}  // namespace ck
 
 extern "C" int ck_describe(const char* op, int64_t n, int64_t batch, char* text, int64_t size) {
   if (!op || !text || size < 1 || n < 1 || batch < 0) return CK_ERROR_ARGUMENT;
-  std::snprintf(text, static_cast<size_t>(size), "%s matrix", ck::kernels().name);
-  return CK_OK;
+  return ck::guarded([&] {
+    std::snprintf(text, static_cast<size_t>(size), "%s", ck::described(op, n, batch).c_str());
+    return static_cast<int>(CK_OK);
+  });
 }

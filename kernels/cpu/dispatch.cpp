@@ -50,3 +50,5 @@ extern "C" const char* ck_error_string(int error) {
     default: return "unknown error";
   }
 }
+
+extern "C" int ck_fma_f32(int64_t count) { return ck::kernels().fma_rounds(count); }

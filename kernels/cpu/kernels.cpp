@@ -4,7 +4,12 @@
 #include "simd.h"
 
 #include "acdc.h"
+#include "acdc_backward.h"
+#include "acdc_row.h"
+#include "dct.h"
 #include "matrix.h"
+#include "peak.h"
+#include "separable.h"
 
 namespace ck::CK_ISA {
 
@@ -16,9 +21,18 @@ const Kernels& table() {
       .name = CK_TEXT(CK_ISA),
       .lanes = LANES,
       .radix = FEW_REGISTERS ? 4 : 8,
+      .fma_rounds = fma_rounds,
       .matrix = matrix,
+      .dct_scratch = dct_scratch,
+      .dct = dct,
       .acdc_scratch = acdc_scratch,
       .acdc_forward = acdc_forward,
+      .acdc_backward_scratch = acdc_backward_scratch,
+      .acdc_backward = acdc_backward,
+      .separable_scratch = separable_scratch,
+      .separable_forward = separable_forward,
+      .acdc_row_forward = acdc_row_forward,
+      .structured = structured_table,
   };
   return kernels;
 }

@@ -3,6 +3,8 @@
 
 #include "cosine.h"
 #include "parallel.h"
+#include "row_plan.h"
+#include "separable_plan.h"
 #include "table.h"
 #include "tables.h"
 
@@ -42,6 +44,45 @@ void row(const ck_acdc& c, const DctMatrix& table, const float* x, float* y, flo
   for (int64_t i = 0; i < c.columns_out; i++) y[i] = h[i];
 }
 
+struct Matrices {
+  const ck_acdc* cascade;
+  const float* x;
+  float* y;
+  int64_t x_stride, y_stride;
+};
+
+// Rows on the lanes, and the few that do not fill the lanes one by one, where that is quicker.
+int fast(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* pool) {
+  const Kernels& build = kernels();
+  const bool can_single = RowPlan::supports(c.cascade->n, build.lanes);
+  const int64_t rest = rows % build.lanes, singles = can_single && 2 * rest < build.lanes ? rest : 0;
+  if (rows > singles) {
+    const CosineView plan = cached<CosinePlan::Key, CosinePlan>({c.cascade->n, build.radix}).view();
+    for_rows(pool, threads, rows - singles, build.lanes, [&](int64_t first, int64_t last) {
+      build.acdc_forward({c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, last - first, c.x_stride,
+                          c.y_stride, scratch(static_cast<size_t>(build.acdc_scratch(*c.cascade, plan)))});
+    });
+  }
+  if (singles) {
+    const RowView plan = cached<RowPlan::Key, RowPlan>({c.cascade->n, build.lanes}).view();
+    const int64_t first = rows - singles;
+    build.acdc_row_forward({c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, singles, c.x_stride,
+                            c.y_stride, scratch(static_cast<size_t>(2 * (c.cascade->n + build.lanes)))});
+  }
+  return CK_OK;
+}
+
+int separable(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* pool) {
+  const Kernels& build = kernels();
+  const SeparableView plan = cached<CosinePlan::Key, SeparablePlan>({c.cascade->n, build.radix}).view();
+  for_rows(pool, threads, rows, build.lanes, [&](int64_t first, int64_t last) {
+    build.separable_forward({c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, last - first,
+                             c.x_stride, c.y_stride,
+                             scratch(static_cast<size_t>(build.separable_scratch(*c.cascade, plan)))});
+  });
+  return CK_OK;
+}
+
 }  // namespace
 }  // namespace ck
 
@@ -49,23 +90,54 @@ extern "C" int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float
                                    int64_t y_stride, int64_t threads, const ck_pool* pool) {
   using namespace ck;
   if (!cascade || !is_valid(*cascade) || rows < 0 || (rows && (!x || !y))) return CK_ERROR_ARGUMENT;
-  if (cascade->flags & CK_ACDC_SEPARABLE) return CK_ERROR_UNSUPPORTED;
+  if (cascade->flags & CK_ACDC_SEPARABLE) {
+    if (!SeparablePlan::supports(cascade->n)) return CK_ERROR_UNSUPPORTED;
+    return guarded([&] { return separable({cascade, x, y, x_stride, y_stride}, rows, threads, pool); });
+  }
   if (CosinePlan::supports(cascade->n))
-    return guarded([&] {
-      const CosineView plan = cached<CosinePlan::Key, CosinePlan>({cascade->n, kernels().radix}).view();
-      for_rows(pool, threads, rows, kernels().lanes, [&](int64_t first, int64_t last) {
-        float* memory = scratch(static_cast<size_t>(kernels().acdc_scratch(*cascade, plan)));
-        kernels().acdc_forward(
-            {cascade, plan, x + first * x_stride, y + first * y_stride, last - first, x_stride, y_stride, memory});
-      });
-      return static_cast<int>(CK_OK);
-    });
+    return guarded([&] { return fast({cascade, x, y, x_stride, y_stride}, rows, threads, pool); });
   return guarded([&] {
     const DctMatrix& table = cached<int64_t, DctMatrix>(cascade->n);
     for_rows(pool, threads, rows, kernels().lanes, [&](int64_t first, int64_t last) {
       float* h = scratch(2 * cascade->n);
       for (int64_t r = first; r < last; r++) row(*cascade, table, x + r * x_stride, y + r * y_stride, h, h + cascade->n);
     });
+    return static_cast<int>(CK_OK);
+  });
+}
+
+extern "C" int ck_acdc_backward_f32(const ck_acdc* cascade, const float* x, const float* gy, float* gx, float* ga,
+                                    float* gd, float* gbias, int64_t rows, int64_t x_stride, int64_t gy_stride,
+                                    int64_t gx_stride, int64_t threads, const ck_pool* pool) {
+  using namespace ck;
+  if (!cascade || !is_valid(*cascade) || rows < 0 || (rows && (!x || !gy || !gx)) || !gd) return CK_ERROR_ARGUMENT;
+  if (cascade->flags & CK_ACDC_SEPARABLE || !CosinePlan::supports(cascade->n)) return CK_ERROR_UNSUPPORTED;
+  return guarded([&] {
+    const ck_acdc& c = *cascade;
+    const Kernels& build = kernels();
+    const CosineView plan = cached<CosinePlan::Key, CosinePlan>({c.n, build.radix}).view();
+    const int64_t of_a = (c.k - (c.flags & CK_ACDC_FIRST_FIXED ? 1 : 0)) * c.n, of_d = c.k * c.n;
+    const int64_t size = of_a + 2 * of_d, parts = stretches(pool, threads, rows, build.lanes);
+    const Floats totals(static_cast<size_t>(size * 2 * (parts + 1)));  // in each stretch: all of it, and a piece
+    for_rows(pool, threads, rows, build.lanes, [&](int64_t first, int64_t last, int64_t part) {
+      float *total = totals.get() + 2 * part * size, *piece = total + size;
+      float* memory = scratch(static_cast<size_t>(build.acdc_backward_scratch(c, plan)));
+      const int64_t most = 64 * build.lanes;  // short sums first: their rounding errors do not pile up
+      for (int64_t row = first; row < last; row += most) {
+        for (int64_t i = 0; i < size; i++) piece[i] = 0;
+        build.acdc_backward({cascade, plan, x + row * x_stride, gy + row * gy_stride, gx + row * gx_stride,
+                             last - row < most ? last - row : most, x_stride, gy_stride, gx_stride, piece, piece + of_a,
+                             piece + of_a + of_d, memory});
+        for (int64_t i = 0; i < size; i++) total[i] += piece[i];
+      }
+    });
+    float* sum = totals.get();
+    for (int64_t part = 1; part < parts; part++)
+      for (int64_t i = 0; i < size; i++) sum[i] += sum[2 * part * size + i];
+    for (int64_t i = 0; i < of_a; i++) ga[i] = sum[i];
+    for (int64_t i = 0; i < of_d; i++) gd[i] = sum[of_a + i];
+    if (gbias)
+      for (int64_t i = 0; i < of_d; i++) gbias[i] = sum[of_a + of_d + i];
     return static_cast<int>(CK_OK);
   });
 }

@@ -25,20 +25,32 @@ inline int64_t thread_count(const ck_pool* pool, int64_t threads) {
   return count < 1 ? 1 : count;
 }
 
-// Calls work(first, last) over 0 ... rows in at most as many stretches as there are threads; every stretch but the
-// last is a multiple of `grain` rows long. The cut depends on the arguments alone.
+// In how many stretches `for_rows` cuts.
+inline int64_t stretches(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain) {
+  const int64_t grains = (rows + grain - 1) / grain, count = thread_count(pool, threads);
+  return count < grains ? count : grains;
+}
+
+// Calls work(first, last) or work(first, last, which) over 0 ... rows in at most as many stretches as there are
+// threads; every stretch but the last is a multiple of `grain` rows long. The cut depends on the arguments alone.
 template <class Work>
 void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain, Work&& work) {
   const int64_t grains = (rows + grain - 1) / grain;
-  const int64_t parts = thread_count(pool, threads) < grains ? thread_count(pool, threads) : grains;
+  const int64_t parts = stretches(pool, threads, rows, grain);
+  const auto call = [&work](int64_t first, int64_t last, int64_t part) {
+    if constexpr (std::is_invocable_v<Work, int64_t, int64_t, int64_t>)
+      work(first, last, part);
+    else
+      work(first, last), static_cast<void>(part);
+  };
   if (parts <= 1) {
-    if (rows > 0) work(int64_t{0}, rows);
+    if (rows > 0) call(0, rows, 0);
     return;
   }
   struct Context {
-    std::remove_reference_t<Work>* work;
+    decltype(call)* work;
     int64_t rows, grain, grains, parts;
-  } context{&work, rows, grain, grains, parts};
+  } context{&call, rows, grain, grains, parts};
   parallel_for(
       pool, threads, static_cast<size_t>(parts),
       [](void* user, size_t index) {
@@ -46,9 +58,15 @@ void for_rows(const ck_pool* pool, int64_t threads, int64_t rows, int64_t grain,
         const int64_t part = static_cast<int64_t>(index);
         const int64_t first = c.grains * part / c.parts * c.grain;
         const int64_t last = c.grains * (part + 1) / c.parts * c.grain;
-        (*c.work)(first, last < c.rows ? last : c.rows);
+        (*c.work)(first, last < c.rows ? last : c.rows, part);
       },
       &context);
+}
+
+// Rows, a multiple of `group`, that are worth another thread when each takes `cost` multiply-adds or so.
+inline int64_t worthwhile_rows(int64_t cost, int64_t group) {
+  constexpr int64_t enough = 200000;
+  return (enough / (cost < 1 ? 1 : cost) / group + 1) * group;
 }
 
 // The C interface's edge: no exception passes it.

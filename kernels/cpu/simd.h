@@ -132,4 +132,55 @@ CK_INLINE void load_transposed(const float* p, int64_t stride, V r[W]) {
 #endif
 }
 
+// The lanes backwards.
+CK_INLINE V reverse(V v) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = W - 1 - i;
+  return __builtin_shuffle(v, index);
+}
+
+// Lane i holds v[W - i], lane 0 something else.
+CK_INLINE V reverse_from_1(V v) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = (W - i) % W;
+  return __builtin_shuffle(v, index);
+}
+
+// Lane 0 of `first`, the others of `rest`.
+CK_INLINE V first_lane(V first, V rest) {
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i ? W + i : 0;
+  return __builtin_shuffle(first, rest, index);
+}
+
+// 4 W numbers in a row become four vectors with every fourth number each: s[c][i] = v[4 i + c]; and back.
+CK_INLINE void part_fours(V v[4]) {
+  constexpr int P = W / 4;  // parts of a vector; part p of vector q holds the four with i = P q + p
+  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
+  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
+  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
+  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i % P * 4 + i / P;
+  if (P > 1)
+    for (int j = 0; j < 4; j++) v[j] = __builtin_shuffle(v[j], index);
+}
+
+CK_INLINE void join_fours(V v[4]) {
+  constexpr int P = W / 4;
+  VI index;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) index[i] = i % 4 * P + i / 4;
+  if (P > 1)
+    for (int j = 0; j < 4; j++) v[j] = __builtin_shuffle(v[j], index);
+  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
+  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
+  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
+  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
+}
+
 }  // namespace ck::CK_ISA

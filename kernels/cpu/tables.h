@@ -30,7 +30,8 @@ class Floats {
   std::unique_ptr<float[], Free> data_;
 };
 
-// One `Table(key)` for each key that was ever asked for. The reference stays valid.
+// One `Table(key)` for each key that was ever asked for. The reference stays valid. A table may ask for tables of another
+// kind while it is made.
 template <class Key, class Table>
 const Table& cached(const Key& key) {
   static std::mutex mutex;

@@ -40,9 +40,6 @@ CK_HD TeamMemory team_memory(const AcdcBackward& task, int k, int64_t team, int 
 
 CK_HD void accumulate(float& sum, float term, bool first) { sum = first ? term : sum + term; }
 
-// d and the bias are read here as memory that might change, not with `fetch`: else the compiler loads them for all slots
-// ahead of the first, and has too few registers for the points.
-
 // The spectrum of a member is kept, then goes on through d and the bias.
 template <class P>
 CK_HD void keep_spectrum(AcdcLane<P>& lane, const AcdcTask& task, int member, Four* spectrum) {
@@ -123,12 +120,12 @@ CK_HD void recompute(Block& block, const AcdcTask& task, const AcdcBackward& bac
     const bool last = member == task.k - 1;
     block.each([&](auto& lane) { scale_entries<P>(lane, a_of(task, member, P::N)); });
     to_spectrum<P>(block, task.tables);
+    block.each([&](auto& lane) { pass_3<P>(lane, block.points(lane)); });
     block.each([&](auto& lane) {
-      pass_3<P>(lane, block.points(lane));
       keep_spectrum<P>(lane, task, member, team_memory<P>(back, task.k, block.team(lane), member).spectrum);
-      if (!last) pass_3_back<P>(lane, block.points(lane));
     });
     if (last) break;
+    block.each([&](auto& lane) { pass_3_back<P>(lane, block.points(lane)); });
     from_spectrum<P>(block, task.tables);
     between<P>(block, task, member + 1);
     block.each([&](auto& lane) {
@@ -142,11 +139,11 @@ CK_HD void recompute(Block& block, const AcdcTask& task, const AcdcBackward& bac
 template <class P, class Block>
 CK_HD void member_backward(Block& block, const AcdcTask& task, const AcdcBackward& back, int member, bool first) {
   to_spectrum<P>(block, task.tables);
+  block.each([&](auto& lane) { pass_3<P>(lane, block.points(lane)); });
   block.each([&](auto& lane) {
-    pass_3<P>(lane, block.points(lane));
     spend_spectrum<P>(lane, task, member, team_memory<P>(back, task.k, block.team(lane), member), first);
-    pass_3_back<P>(lane, block.points(lane));
   });
+  block.each([&](auto& lane) { pass_3_back<P>(lane, block.points(lane)); });
   from_spectrum<P>(block, task.tables);
   block.each([&](auto& lane) {
     const TeamMemory memory = team_memory<P>(back, task.k, block.team(lane), member);

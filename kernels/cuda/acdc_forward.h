@@ -25,18 +25,8 @@ CK_HD const float* row_of(const float* table, int member, int n) {
   return table == nullptr ? nullptr : table + static_cast<int64_t>(member) * n;
 }
 
-struct FourIndices {
-  int at[4];
-};
-
 CK_HD FourIndices permuted(const AcdcTask& task, int member, int n, int m) {
-  const int64_t first = static_cast<int64_t>(member - 1) * n + 4 * m;
-  FourIndices found;
-  CK_UNROLL
-  for (int i = 0; i < 4; ++i)
-    found.at[i] = task.index_16 ? static_cast<const uint16_t*>(task.permutation)[first + i]
-                                : static_cast<const int32_t*>(task.permutation)[first + i];
-  return found;
+  return fetch_indices(task.permutation, task.index_16, static_cast<int64_t>(member - 1) * (n / 4) + m);
 }
 
 // NaN stays NaN, as in torch.
@@ -68,14 +58,15 @@ CK_HD void write_entries(AcdcLane<P>& lane, const Rows& y) {
       [&](int i) { return Entries<P>::get(lane.v, i); });
 }
 
-// d and bias between the transforms.
+// d and the bias between the transforms. They are read as memory that might change, here and in the gradient, not with
+// `fetch`: else the compiler loads them for all slots ahead of the first, and has too few registers for the points.
 template <class P>
 CK_HD void multiply_spectrum(AcdcLane<P>& lane, const Complex* tables, const float* d, const float* bias) {
   middle<P>(lane, tables, [&](int, Quad& x) {
     CK_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const float factor = fetch(d + x.index[i]) * x.square[i];
-      x.u[i] = bias == nullptr ? x.u[i] * factor : x.u[i] * factor + fetch(bias + x.index[i]) * x.scale[i];
+      const float factor = d[x.index[i]] * x.square[i];
+      x.u[i] = bias == nullptr ? x.u[i] * factor : x.u[i] * factor + bias[x.index[i]] * x.scale[i];
     }
   });
 }
@@ -84,11 +75,11 @@ CK_HD void multiply_spectrum(AcdcLane<P>& lane, const Complex* tables, const flo
 template <class P, class Block>
 CK_HD void member_forward(Block& block, const AcdcTask& task, int member) {
   to_spectrum<P>(block, task.tables);
+  block.each([&](auto& lane) { pass_3<P>(lane, block.points(lane)); });
   block.each([&](auto& lane) {
-    pass_3<P>(lane, block.points(lane));
     multiply_spectrum<P>(lane, task.tables, row_of(task.d, member, P::N), row_of(task.bias, member, P::N));
-    pass_3_back<P>(lane, block.points(lane));
   });
+  block.each([&](auto& lane) { pass_3_back<P>(lane, block.points(lane)); });
   from_spectrum<P>(block, task.tables);
 }
 

@@ -35,10 +35,7 @@ struct AcdcPlan {
   static constexpr bool one_warp = T <= 32;  // a row lies in one warp: no barrier of the block is needed
   static constexpr int pitch = M + (T < 16 ? T : 0);  // of rows in shared memory, in complex numbers
   static constexpr int shared_bytes = teams * pitch * 8;
-  // Blocks of one multiprocessor, for kernels that need so many registers a thread; all have 65,536 of them.
-  static constexpr int blocks_for(int registers) {
-    return 65536 / (threads * registers) < 1 ? 1 : 65536 / (threads * registers);
-  }
+  static constexpr int blocks_for(int registers) { return ck::blocks_for(threads, registers); }
   static constexpr int forward_blocks = blocks_for(E == 32 ? 168 : 128);
   static constexpr int backward_blocks = blocks_for(E == 32 ? 255 : 144);
   static constexpr float scale = static_cast<float>(orthonormal_scale(N));  // sqrt(2 / N)

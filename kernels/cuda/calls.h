@@ -57,7 +57,7 @@ inline int check_acdc(const ck_cuda_acdc* c, int64_t rows) {
   if (c->columns_in > c->n || c->columns_out > c->n) return CK_CUDA_ERROR_ARGUMENT;
   const bool needs_a = c->k > 1 || !(c->flags & CK_CUDA_ACDC_FIRST_FIXED);
   if (c->d == nullptr || c->tables == nullptr || (needs_a && c->a == nullptr)) return CK_CUDA_ERROR_ARGUMENT;
-  return aligned(c->a) && aligned(c->d) && aligned(c->bias) && aligned(c->tables) ? CK_CUDA_OK : CK_CUDA_ERROR_ARGUMENT;
+  return aligned(c->a) && aligned(c->d) && aligned(c->bias) && aligned(c->permutation) && aligned(c->tables) ? CK_CUDA_OK : CK_CUDA_ERROR_ARGUMENT;
 }
 
 inline AcdcTask acdc_task(const ck_cuda_acdc* c, int64_t rows) {
@@ -162,7 +162,7 @@ inline int check_fastfood(const ck_cuda_fastfood* c, int64_t rows) {
   if (c->columns_in > c->n || c->width > c->blocks * c->n) return CK_CUDA_ERROR_ARGUMENT;
   if (c->blocks * c->n > INT32_MAX) return CK_CUDA_ERROR_UNSUPPORTED;
   if (c->B == nullptr || c->G == nullptr || c->S == nullptr || c->permutation == nullptr) return CK_CUDA_ERROR_ARGUMENT;
-  return aligned(c->B) && aligned(c->G) ? CK_CUDA_OK : CK_CUDA_ERROR_ARGUMENT;
+  return aligned(c->B) && aligned(c->G) && aligned(c->permutation) ? CK_CUDA_OK : CK_CUDA_ERROR_ARGUMENT;
 }
 
 inline FastfoodTask fastfood_task(const ck_cuda_fastfood* c, int64_t rows) {

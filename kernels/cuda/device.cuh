@@ -31,8 +31,11 @@ class DeviceBlock {
   __device__ __forceinline__ DeviceView<float> floats(const Lane<P>&) { return {memory_}; }
   __device__ __forceinline__ DeviceView<Four> fours(const Lane<P>&) { return {reinterpret_cast<Four*>(memory_)}; }
 
+  // A step's thread number is one that the compiler does not know to be that of the step before: else it keeps the
+  // addresses of one step for the next and has too few registers for the row itself.
   template <class Step>
   __device__ __forceinline__ void each(Step step) {
+    lane_.t = __shfl_xor_sync(0xffffffffu, lane_.t, 0);
     step(lane_);
   }
   // A row that lies in one warp needs no more than that warp.
@@ -76,6 +79,7 @@ struct Device {
   int fastfood_backward(const FastfoodTask& task, const FastfoodBackward& back) const;
   template <class P>
   int fwht(int64_t rows, const Rows& x, const Rows& y) const;
+  int probe(int64_t* shared_bytes) const;
   int reduce(const float* sums, int64_t stride, int64_t teams, int64_t count, float* to) const;
 
   // As many blocks as run at a time, each for several rows, so that tables come from the cache.

@@ -27,6 +27,17 @@ int Device::reduce(const float* sums, int64_t stride, int64_t teams, int64_t cou
   return runtime_error(cudaGetLastError());
 }
 
+int Device::probe(int64_t* shared_bytes) const {
+  cudaFuncAttributes attributes;
+  int device = 0, bytes = 0;
+  cudaError_t error = cudaFuncGetAttributes(&attributes, reduce_kernel);
+  if (error == cudaSuccess) error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  *shared_bytes = bytes;
+  (void)cudaGetLastError();  // else the caller's next question about errors would find this one
+  return runtime_error(error);
+}
+
 inline const char* error_string(int error) {
   if (error >= CK_CUDA_ERROR_RUNTIME) return cudaGetErrorString(static_cast<cudaError_t>(error - CK_CUDA_ERROR_RUNTIME));
   return error == CK_CUDA_OK               ? "no error"

@@ -47,12 +47,10 @@ CK_HD void scale_start(Lane& lane, const float* table) {
   }
 }
 
-// Where register `slot` of layout A comes from.
+// Where the registers of group `g` in layout A come from.
 template <class P>
-CK_HD int source_of(const FastfoodTask& task, int block, int t, int slot) {
-  const int at = block * P::N + 4 * four_of<P>(t, slot / 4) + slot % 4;
-  return task.index_16 ? fetch(static_cast<const uint16_t*>(task.permutation) + at)
-                       : fetch(static_cast<const int32_t*>(task.permutation) + at);
+CK_HD FourIndices sources_of(const FastfoodTask& task, int block, int t, int g) {
+  return fetch_indices(task.permutation, task.index_16, block * (P::N / 4) + four_of<P>(t, g));
 }
 
 // From the final layout to layout A, h[i] = h[permutation[i]]; `part` gives a thread's block of the stack.
@@ -62,8 +60,11 @@ CK_HD void permute_to_start(Block& block, const FastfoodTask& task, Part part) {
   block.sync();
   block.each([&](auto& lane) {
     CK_UNROLL
-    for (int s = 0; s < P::E; ++s)
-      lane.v[s] = block.floats(lane).get(P::place(source_of<P>(task, part(lane), lane.t, s)));
+    for (int g = 0; g < P::E / 4; ++g) {
+      const FourIndices from = sources_of<P>(task, part(lane), lane.t, g);
+      CK_UNROLL
+      for (int j = 0; j < 4; ++j) lane.v[4 * g + j] = block.floats(lane).get(P::place(from.at[j]));
+    }
   });
   block.sync();
 }
@@ -74,7 +75,11 @@ CK_HD void permute_to_final(Block& block, const FastfoodTask& task, int m) {
   block.sync();
   block.each([&](auto& lane) {
     CK_UNROLL
-    for (int s = 0; s < P::E; ++s) block.floats(lane).put(P::place(source_of<P>(task, m, lane.t, s)), lane.v[s]);
+    for (int g = 0; g < P::E / 4; ++g) {
+      const FourIndices to = sources_of<P>(task, m, lane.t, g);
+      CK_UNROLL
+      for (int j = 0; j < 4; ++j) block.floats(lane).put(P::place(to.at[j]), lane.v[4 * g + j]);
+    }
   });
   block.sync();
   block.each([&](auto& lane) { get_in<P, P::layout_z>(block, lane); });

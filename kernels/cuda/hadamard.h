@@ -23,10 +23,7 @@ struct HadamardPlan {
   static constexpr bool one_warp = T <= 32;
   static constexpr int pitch = (N + (T < 32 ? T : 0)) / 2;  // of rows in shared memory, in pairs of floats
   static constexpr int shared_bytes = teams * pitch * 8;
-  // Blocks of one multiprocessor, for kernels that need so many registers a thread; all have 65,536 of them.
-  static constexpr int blocks_for(int registers) {
-    return 65536 / (threads * registers) < 1 ? 1 : 65536 / (threads * registers);
-  }
+  static constexpr int blocks_for(int registers) { return ck::blocks_for(threads, registers); }
   static constexpr int fwht_blocks = blocks_for(p == 15 ? 64 : 72);
   static constexpr int fastfood_blocks = blocks_for(104), backward_blocks = blocks_for(128);
   static_assert(p >= 6 && p <= 3 * e && p - e >= 2, "a size that three layouts cover");
@@ -77,7 +74,14 @@ CK_HD constexpr int deposit(int v) {
 // Index of register `slot` of thread t.
 template <class P, uint32_t layout>
 CK_HD int index_in(int t, int slot) {
-  return deposit<layout>(slot) | deposit<P::all & ~layout>(t);
+  return deposit<layout>(slot) + deposit<P::all & ~layout>(t);
+}
+
+// Where it lies in the exchange memory. The two parts have no bit in common, so each is placed by itself: that of the
+// slot is a constant.
+template <class P, uint32_t layout>
+CK_HD int place_in(int t, int slot) {
+  return P::place(deposit<P::all & ~layout>(t)) ^ P::place(deposit<layout>(slot));
 }
 
 template <class P>
@@ -114,7 +118,7 @@ CK_HD void put_in(Block& block, Lane& lane) {
     }
   } else {
     CK_UNROLL
-    for (int s = 0; s < P::E; ++s) block.floats(lane).put(P::place(index_in<P, layout>(lane.t, s)), lane.v[s]);
+    for (int s = 0; s < P::E; ++s) block.floats(lane).put(place_in<P, layout>(lane.t, s), lane.v[s]);
   }
 }
 
@@ -129,7 +133,7 @@ CK_HD void get_in(Block& block, Lane& lane) {
     }
   } else {
     CK_UNROLL
-    for (int s = 0; s < P::E; ++s) lane.v[s] = block.floats(lane).get(P::place(index_in<P, layout>(lane.t, s)));
+    for (int s = 0; s < P::E; ++s) lane.v[s] = block.floats(lane).get(place_in<P, layout>(lane.t, s));
   }
 }
 

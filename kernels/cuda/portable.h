@@ -84,6 +84,13 @@ CK_HD constexpr Complex root(int k) {
 
 constexpr int log2_of(int n) { return n <= 1 ? 0 : 1 + log2_of(n / 2); }
 
+// Blocks that a multiprocessor runs at a time, of so many threads with so many registers each (given out by eights). Its
+// four parts have 512 registers for each lane of a warp.
+constexpr int blocks_for(int threads, int registers) {
+  const int warps = 4 * (512 / ((registers + 7) / 8 * 8));
+  return warps * 32 < threads ? 1 : warps * 32 / threads;
+}
+
 // Element types of inputs and outputs; all arithmetic is in float.
 enum Dtype { F32 = 0, F16 = 1, BF16 = 2 };
 
@@ -143,6 +150,28 @@ CK_HD T fetch(const T* p) {
   }
 #else
   return *p;
+#endif
+}
+
+// Four entries of a permutation, of 16 or 32 bits, from number 4 m on; on a boundary of four.
+struct FourIndices {
+  int at[4];
+};
+
+CK_HD FourIndices fetch_indices(const void* permutation, bool index_16, int64_t m) {
+#if defined(__CUDA_ARCH__)
+  if (index_16) {
+    const ushort4 v = __ldg(static_cast<const ushort4*>(permutation) + m);
+    return {{v.x, v.y, v.z, v.w}};
+  }
+  const int4 v = __ldg(static_cast<const int4*>(permutation) + m);
+  return {{v.x, v.y, v.z, v.w}};
+#else
+  FourIndices found;
+  for (int i = 0; i < 4; ++i)
+    found.at[i] = index_16 ? static_cast<const uint16_t*>(permutation)[4 * m + i]
+                           : static_cast<const int32_t*>(permutation)[4 * m + i];
+  return found;
 #endif
 }
 

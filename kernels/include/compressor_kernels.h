@@ -42,6 +42,9 @@ CK_API const char* ck_error_string(int error);
 /* The path that `op` ("dct", "acdc", ...) takes for N = n and a batch, as text: "avx2 fft 8.4.4.4, rows on lanes". */
 CK_API int ck_describe(const char* op, int64_t n, int64_t batch, char* text, int64_t size);
 
+/* For benchmarks: `count` rounds of fused multiply-adds, as many as this core can do; the operations of one round. */
+CK_API int ck_fma_f32(int64_t count);
+
 /* Orthonormal DCT-II along each row, y = x C, and its inverse y = x C^T. */
 CK_API int ck_dct_f32(const float* x, float* y, int64_t rows, int64_t n, int64_t x_stride, int64_t y_stride,
                       int64_t threads, const ck_pool* pool);
@@ -67,6 +70,69 @@ typedef struct ck_acdc {
 
 CK_API int ck_acdc_forward_f32(const ck_acdc* cascade, const float* x, float* y, int64_t rows, int64_t x_stride,
                                int64_t y_stride, int64_t threads, const ck_pool* pool);
+
+/* The gradients of the same call from gy, that of y. All of gx (rows, columns_in), ga (like a), gd and gbias (k, n) are
+ * overwritten; ga is not touched where `a` has no rows, gbias may be NULL. Nothing need be kept from the forward call. */
+CK_API int ck_acdc_backward_f32(const ck_acdc* cascade, const float* x, const float* gy, float* gx, float* ga,
+                                float* gd, float* gbias, int64_t rows, int64_t x_stride, int64_t gy_stride,
+                                int64_t gx_stride, int64_t threads, const ck_pool* pool);
+
+/* y = x H, Walsh-Hadamard in natural order, not normalised (H H = n I); n a power of two. x and y may be the same. */
+CK_API int ck_fwht_f32(const float* x, float* y, int64_t rows, int64_t n, int64_t x_stride, int64_t y_stride,
+                       int64_t threads, const ck_pool* pool);
+
+/* Fastfood: p = s * scale * H G P H (b * x) in `blocks` blocks of d = 2^k, put one after the other and cut to `width`.
+ * P is h[i] = h[permutation[i]]; x is filled up to d with zeros. y holds p (linear), max(p, 0) (ReLU), or
+ * rbf_scale * cos(p) and then rbf_scale * sin(p) (2 width columns). */
+enum { CK_FASTFOOD_LINEAR = 0, CK_FASTFOOD_RELU = 1, CK_FASTFOOD_RBF = 2 };
+enum { CK_FASTFOOD_INDEX_16 = 1 }; /* permutations are uint16_t, else int32_t */
+typedef struct ck_fastfood {
+  int64_t d, blocks, columns_in, width; /* columns_in <= d; (blocks - 1) d < width <= blocks d */
+  int64_t features, flags;
+  float scale, rbf_scale;
+  const float *b, *g;      /* (blocks, d) */
+  const float* s;          /* (width) */
+  const void* permutation; /* (blocks, d) */
+} ck_fastfood;
+
+CK_API int ck_fastfood_forward_f32(const ck_fastfood* stack, const float* x, float* y, int64_t rows, int64_t x_stride,
+                                   int64_t y_stride, int64_t threads, const ck_pool* pool);
+/* Gradients of a loss whose gradient by y is grad_y: by x (rows, columns_in), b, g (blocks, d) and s (width), all dense
+ * and overwritten. grad_x may be NULL, and so may the other three together. */
+CK_API int ck_fastfood_backward_f32(const ck_fastfood* stack, const float* x, const float* grad_y, float* grad_x,
+                                    float* grad_b, float* grad_g, float* grad_s, int64_t rows, int64_t x_stride,
+                                    int64_t y_stride, int64_t threads, const ck_pool* pool);
+
+/* Monarch: x in `blocks` blocks i of p neighbours, outputs u * blocks + j in classes j:
+ * h[i] = first[i] x[i], y[j] = second[j] h[., j] + bias. Missing inputs are 0, surplus outputs are left out. */
+typedef struct ck_monarch {
+  int64_t blocks, rank, p, q;
+  int64_t columns_in, columns_out; /* <= blocks p, <= blocks q */
+  const float* first;              /* (blocks, blocks rank, p), rows by (class, rank) */
+  const float* second;             /* (blocks, q, blocks rank), columns by (block, rank) */
+  const float* bias;               /* (columns_out) or NULL */
+} ck_monarch;
+
+CK_API int ck_monarch_forward_f32(const ck_monarch* stack, const float* x, float* y, int64_t rows, int64_t x_stride,
+                                  int64_t y_stride, int64_t threads, const ck_pool* pool);
+
+/* y = x W^T + bias, W (columns_out, columns_in) in compressed sparse rows: `lengths` holds how many entries each row has,
+ * `columns` and `values` row after row where they stand and what they are. Whole numbers of 1, 2 (unsigned) or 4 bytes. */
+typedef struct ck_csr {
+  int64_t columns_in, columns_out, count;
+  int64_t column_bytes, length_bytes;
+  const void* columns; /* (count), each below columns_in */
+  const void* lengths; /* (columns_out), together count */
+  const float* values; /* (count) */
+  const float* bias;   /* (columns_out) or NULL */
+} ck_csr;
+
+CK_API int ck_csr_forward_f32(const ck_csr* matrix, const float* x, float* y, int64_t rows, int64_t x_stride,
+                              int64_t y_stride, int64_t threads, const ck_pool* pool);
+/* Gradients by x (rows, columns_in), dense, and by the values (count), from that by y; either may be NULL. */
+CK_API int ck_csr_backward_f32(const ck_csr* matrix, const float* x, const float* grad_y, float* grad_x,
+                               float* grad_values, int64_t rows, int64_t x_stride, int64_t y_stride, int64_t threads,
+                               const ck_pool* pool);
 
 #ifdef __cplusplus
 }

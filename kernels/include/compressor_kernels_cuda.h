@@ -4,7 +4,8 @@
  * (a cudaStream_t), and no function allocates, synchronises or keeps state, so all may be called from several threads
  * and be captured in a graph. `*_stride` is the distance of two rows in elements. x, y and their gradients are float,
  * half or bfloat16 (suffix f32, f16, bf16), of any alignment; parameters and their gradients are float, contiguous and
- * aligned to 16 bytes; arithmetic is in float. The same arguments on the same device give the same bytes.
+ * aligned to 16 bytes, and so are permutations; arithmetic is in float. The same arguments on the same device give the
+ * same bytes.
  */
 #ifndef COMPRESSOR_KERNELS_CUDA_H
 #define COMPRESSOR_KERNELS_CUDA_H
@@ -17,7 +18,7 @@
 extern "C" {
 #endif
 
-#define CK_CUDA_VERSION 1
+#define CK_CUDA_VERSION 2
 
 enum {
   CK_CUDA_OK = 0,
@@ -58,6 +59,10 @@ typedef struct ck_cuda_fastfood {
 
 CK_CUDA_API int ck_cuda_version(void);
 CK_CUDA_API const char* ck_cuda_error_string(int error);
+
+/* Whether the present device runs these kernels (an error where none was compiled for it), and how many bytes of shared
+ * memory a block may take there. A row of n takes 4 n; with less, a call returns an error. */
+CK_CUDA_API int ck_cuda_probe(int64_t* shared_bytes);
 
 /* The twiddles of length n: how many floats (0: no kernel for n), and their values, into host memory. */
 CK_CUDA_API int64_t ck_cuda_acdc_table_size(int64_t n);

@@ -1,0 +1,193 @@
+"""Walsh–Hadamard transforms and Fastfood stacks by the native kernels: the calls, and the operators of torch.
+
+``torch.ops.compressor_kernels.fwht`` and ``fastfood`` have a gradient; a gradient of that they have not. On a GPU they
+are CUDA kernels (`gpu`); what no kernel takes they compute by `reference`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from ctypes import c_float, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressor_kernels import gpu, native, reference
+from compressor_kernels.native import as_rows, check, loaded
+
+_FEATURES = {"linear": 0, "relu": 1, "rbf": 2}
+_INDEX_16 = 1
+
+
+class Stack(ctypes.Structure):
+    """``ck_fastfood``: the sizes and the tables of a stack."""
+
+    _fields_ = [
+        ("d", c_int64),
+        ("blocks", c_int64),
+        ("columns_in", c_int64),
+        ("width", c_int64),
+        ("features", c_int64),
+        ("flags", c_int64),
+        ("scale", c_float),
+        ("rbf_scale", c_float),
+        ("b", c_void_p),
+        ("g", c_void_p),
+        ("s", c_void_p),
+        ("permutation", c_void_p),
+    ]
+
+
+def can_transform(n: int) -> bool:
+    """Whether a Walsh–Hadamard transform has this length."""
+    return n > 0 and n & (n - 1) == 0
+
+
+def run_fwht(x: Tensor) -> Tensor:
+    """`reference.fwht`, without autograd."""
+    n = x.shape[-1]
+    if not can_transform(n):
+        raise ValueError(f"a Walsh–Hadamard transform needs a power of two, not {n}")
+    rows = as_rows(x)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    call = loaded().ck_fwht_f32
+    check(call(rows.data_ptr(), y.data_ptr(), len(rows), n, rows.stride(0), n, torch.get_num_threads(), None))
+    return y
+
+
+def run_fastfood(
+    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str
+) -> Tensor:
+    """`reference.fastfood`, without autograd."""
+    tables = [table.contiguous() for table in (B, G, S, permutation)]
+    rows = as_rows(x)
+    width = len(S) if features != "rbf" else 2 * len(S)
+    y = torch.empty((*x.shape[:-1], width), dtype=x.dtype)
+    check(
+        loaded().ck_fastfood_forward_f32(
+            ctypes.byref(stack(x.shape[-1], tables, scale, features)),
+            rows.data_ptr(),
+            y.data_ptr(),
+            len(rows),
+            rows.stride(0),
+            width,
+            torch.get_num_threads(),
+            None,
+        )
+    )
+    return y
+
+
+def run_fastfood_backward(
+    grad: Tensor, x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients by x, B, G and S from that of the output of `run_fastfood`."""
+    tables = [table.contiguous() for table in (B, G, S, permutation)]
+    rows, grads = as_rows(x), as_rows(grad)
+    found = torch.empty(x.shape), torch.empty(B.shape), torch.empty(G.shape), torch.empty(S.shape)
+    check(
+        loaded().ck_fastfood_backward_f32(
+            ctypes.byref(stack(x.shape[-1], tables, scale, features)),
+            rows.data_ptr(),
+            grads.data_ptr(),
+            *(gradient.data_ptr() for gradient in found),
+            len(rows),
+            rows.stride(0),
+            grads.stride(0),
+            torch.get_num_threads(),
+            None,
+        )
+    )
+    return found
+
+
+def stack(columns: int, tables: list[Tensor], scale: float, features: str) -> Stack:
+    """The C side's view of ``tables``: B, G, S and the permutation, contiguous and kept alive by the caller."""
+    b, _, s, permutation = tables
+    if permutation.dtype not in (torch.uint16, torch.int32):
+        raise ValueError(f"a permutation is of uint16 or int32, not {permutation.dtype}")
+    return Stack(
+        b.shape[1],
+        b.shape[0],
+        columns,
+        len(s),
+        _FEATURES[features],
+        _INDEX_16 * (permutation.dtype == torch.uint16),
+        scale,
+        math.sqrt(1 / len(s)),
+        *(table.data_ptr() for table in tables),
+    )
+
+
+@torch.library.custom_op("compressor_kernels::fwht", mutates_args=())
+def fwht(x: Tensor) -> Tensor:
+    """`reference.fwht`."""
+    if native.takes(x) and x.numel():
+        return run_fwht(x)
+    return gpu.fwht(x) if gpu.can_fwht(x.shape[-1]) and gpu.takes(x) else reference.fwht(x)
+
+
+@fwht.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _fwht_backward(ctx: Any, grad: Tensor) -> Tensor:
+    result: Tensor = fwht(grad)  # H is symmetric
+    return result
+
+
+fwht.register_autograd(_fwht_backward)
+
+
+@torch.library.custom_op("compressor_kernels::fastfood", mutates_args=())
+def fastfood(x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: float, features: str) -> Tensor:
+    """`reference.fastfood`."""
+    if native.takes(x, B, G, S) and x.numel():
+        return run_fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    if gpu.can_fastfood(B.shape[1]) and gpu.takes(x, B, permutation, G, S):
+        return gpu.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+
+
+@fastfood.register_fake
+def _(x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: float, features: str) -> Tensor:
+    return x.new_empty((*x.shape[:-1], S.shape[0] * (2 if features == "rbf" else 1)))
+
+
+@torch.library.custom_op("compressor_kernels::fastfood_backward", mutates_args=())
+def fastfood_backward(
+    grad: Tensor, x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: float, features: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients by x, B, G and S; everything between is computed again."""
+    if native.takes(grad, x, B, G, S):
+        return run_fastfood_backward(grad, x, B, permutation, G, S, scale=scale, features=features)
+    if gpu.can_fastfood(B.shape[1]) and gpu.takes(x, grad, B, permutation, G, S):
+        return gpu.fastfood_backward(grad, x, B, permutation, G, S, scale=scale, features=features)
+    with torch.enable_grad():
+        leaves = [table.detach().requires_grad_() for table in (x, B, G, S)]
+        y = reference.fastfood(leaves[0], leaves[1], permutation, *leaves[2:], scale=scale, features=features)
+        gx, gb, gg, gs = torch.autograd.grad(y, leaves, grad)
+    return gx, gb, gg, gs
+
+
+@fastfood_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: float, features: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), B.new_empty(B.shape), G.new_empty(G.shape), S.new_empty(S.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale, ctx.features = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _fastfood_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gx, gb, gg, gs = fastfood_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.features)
+    return gx, gb, None, gg, gs, None, None
+
+
+fastfood.register_autograd(_fastfood_backward, setup_context=_keep)

@@ -1,0 +1,131 @@
+"""Products with a matrix in compressed sparse rows by the native kernels: the call, and the operators of torch.
+
+``torch.ops.compressor_kernels.csr`` takes float32 in the CPU's memory and has a gradient; a gradient of
+that it has not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressor_kernels.native import as_rows, check, loaded
+
+WHOLE = (torch.uint8, torch.uint16, torch.int32)
+
+
+class Matrix(ctypes.Structure):
+    """``ck_csr``: the sizes and the tables."""
+
+    _fields_ = [
+        ("columns_in", c_int64),
+        ("columns_out", c_int64),
+        ("count", c_int64),
+        ("column_bytes", c_int64),
+        ("length_bytes", c_int64),
+        ("columns", c_void_p),
+        ("lengths", c_void_p),
+        ("values", c_void_p),
+        ("bias", c_void_p),
+    ]
+
+
+def run_csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    """`reference.csr`, without autograd."""
+    tables = [table if table is None else table.contiguous() for table in (values, columns, lengths, bias)]
+    rows = as_rows(x)
+    outputs = len(lengths)
+    y = torch.empty((*x.shape[:-1], outputs), dtype=x.dtype)
+    check(
+        loaded().ck_csr_forward_f32(
+            ctypes.byref(matrix(x.shape[-1], tables)),
+            rows.data_ptr(),
+            y.data_ptr(),
+            len(rows),
+            rows.stride(0),
+            outputs,
+            torch.get_num_threads(),
+            None,
+        )
+    )
+    return y
+
+
+def matrix(columns_in: int, tables: list[Tensor | None]) -> Matrix:
+    """The C side's view of ``tables``: values, columns, lengths, bias, contiguous and kept alive by the caller."""
+    values, columns, lengths, bias = tables
+    assert values is not None
+    assert columns is not None
+    assert lengths is not None
+    if columns.dtype not in WHOLE or lengths.dtype not in WHOLE or len(columns) != len(values):
+        raise ValueError(
+            f"{len(values)} values need as many columns of uint8, uint16 or int32, and lengths; "
+            f"not {len(columns)} of {columns.dtype} and {lengths.dtype}"
+        )
+    return Matrix(
+        columns_in,
+        len(lengths),
+        len(values),
+        columns.itemsize,
+        lengths.itemsize,
+        columns.data_ptr(),
+        lengths.data_ptr(),
+        values.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+    )
+
+
+@torch.library.custom_op("compressor_kernels::csr", mutates_args=(), device_types="cpu")
+def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    """`reference.csr`."""
+    return run_csr(x, values, columns, lengths, bias)
+
+
+@csr.register_fake
+def _(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], lengths.shape[0]))
+
+
+@torch.library.custom_op("compressor_kernels::csr_backward", mutates_args=(), device_types="cpu")
+def csr_backward(grad: Tensor, x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients by x and by the values."""
+    tables = [table.contiguous() for table in (values, columns, lengths)]
+    rows, grads = as_rows(x), as_rows(grad)
+    found = torch.empty(x.shape), torch.empty(values.shape)
+    check(
+        loaded().ck_csr_backward_f32(
+            ctypes.byref(matrix(x.shape[-1], [*tables, None])),
+            rows.data_ptr(),
+            grads.data_ptr(),
+            *(gradient.data_ptr() for gradient in found),
+            len(rows),
+            rows.stride(0),
+            grads.stride(0),
+            torch.get_num_threads(),
+            None,
+        )
+    )
+    return found
+
+
+@csr_backward.register_fake
+def _(grad: Tensor, x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), values.new_empty(values.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, bias = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.has_bias = bias is not None
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gx, gv = csr_backward(grad, *ctx.saved_tensors)
+    return gx, gv, None, None, grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.has_bias else None
+
+
+csr.register_autograd(_backward, setup_context=_keep)

@@ -1,0 +1,22 @@
+// Fastfood, Monarch and sparse products for one instruction set; compiled like kernels.cpp.
+#include "fastfood_backward.h"
+#include "monarch.h"
+#include "sparse.h"
+#include "table.h"
+
+namespace ck::CK_ISA {
+
+const StructuredKernels& structured_table() {
+  static constexpr StructuredKernels kernels = {
+      .fwht = fwht,
+      .fastfood = fastfood,
+      .fastfood_backward = fastfood_backward,
+      .monarch_pack = monarch_pack,
+      .monarch = monarch,
+      .sparse = sparse,
+      .sparse_fits = sparse_fits,
+  };
+  return kernels;
+}
+
+}  // namespace ck::CK_ISA

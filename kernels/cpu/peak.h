@@ -1,0 +1,29 @@
+// The most that a core can do: nothing but fused multiply-adds, for benchmarks to compare with.
+#pragma once
+
+#include "simd.h"
+
+namespace ck::CK_ISA {
+
+constexpr int CHAINS = 10;  // enough to hide the latency of an FMA on two units
+
+// `count` rounds of CHAINS; how many operations a round has.
+static int fma_rounds(int64_t count) {
+  V sum[CHAINS], factor = splat(0.999f), term = splat(1e-6f);
+#pragma GCC unroll 10
+  for (int i = 0; i < CHAINS; i++) sum[i] = splat(1.0f);
+  for (int64_t round = 0; round < count; round++) {
+#pragma GCC unroll 10
+    for (int i = 0; i < CHAINS; i++) sum[i] = sum[i] * factor + term;
+#if defined(__x86_64__)
+#pragma GCC unroll 10
+    for (int i = 0; i < CHAINS; i++) asm volatile("" : "+v"(sum[i]));
+#else
+#pragma GCC unroll 10
+    for (int i = 0; i < CHAINS; i++) asm volatile("" : "+w"(sum[i]));
+#endif
+  }
+  return 2 * CHAINS * W;
+}
+
+}  // namespace ck::CK_ISA

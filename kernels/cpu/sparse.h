@@ -1,0 +1,203 @@
+// Products with a matrix in compressed sparse rows, and their gradients.
+//
+// Groups of T * W rows of x are put side by side, so that an entry of the matrix takes whole vectors: x as (columns,
+// rows), outputs W at a time. A few rows are taken one by one.
+#pragma once
+
+#include "granule.h"
+#include "structured_calls.h"
+
+namespace ck::CK_ISA {
+
+constexpr int sparse_group = 32;  // rows side by side at most
+
+// Rows of x, `count` of up to T * W, to lanes (columns, T * W); the other lanes become 0.
+template <int T>
+static __attribute__((noinline)) void to_lanes(const float* x, int64_t stride, int64_t count, int64_t columns, float* to) {
+  for (int t = 0; t < T; t++) {
+    const int64_t here = count - t * W;
+    int64_t c = 0;
+    if (here >= W)
+      for (; c + W <= columns; c += W) {
+        V v[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) v[i] = loadu(x + (t * W + i) * stride + c);
+        turn_square(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) storeu(to + ((c + i) * T + t) * W, v[i]);
+      }
+    for (; c < columns; c++)
+      for (int i = 0; i < W; i++) to[(c * T + t) * W + i] = i < here ? x[(t * W + i) * stride + c] : 0.0f;
+  }
+}
+
+// Back: `columns` columns from column `from` on.
+template <int T>
+static __attribute__((noinline)) void from_lanes(const float* lanes, float* y, int64_t stride, int64_t count,
+                                                 int64_t columns) {
+  for (int t = 0; t < T; t++) {
+    const int64_t here = count - t * W;
+    int64_t c = 0;
+    if (here >= W)
+      for (; c + W <= columns; c += W) {
+        V v[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) v[i] = loadu(lanes + ((c + i) * T + t) * W);
+        turn_square(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; i++) storeu(y + (t * W + i) * stride + c, v[i]);
+      }
+    for (; c < columns; c++)
+      for (int i = 0; i < W && i < here; i++) y[(t * W + i) * stride + c] = lanes[(c * T + t) * W + i];
+  }
+}
+
+CK_INLINE int64_t length_of(const ck_csr& m, int64_t row) {
+  if (m.length_bytes == 1) return static_cast<const uint8_t*>(m.lengths)[row];
+  return m.length_bytes == 2 ? static_cast<const uint16_t*>(m.lengths)[row] : static_cast<const int32_t*>(m.lengths)[row];
+}
+
+// One row of x.
+template <class Column>
+static __attribute__((noinline)) void sparse_row(const ck_csr& m, const Column* column, const float* x, float* y) {
+  const float* value = m.values;
+  for (int64_t o = 0; o < m.columns_out; o++) {
+    const int64_t length = length_of(m, o);
+    float total[4] = {};
+    int64_t e = 0;
+    for (; e + 4 <= length; e += 4)
+      for (int i = 0; i < 4; i++) total[i] += value[e + i] * x[column[e + i]];
+    for (; e < length; e++) total[0] += value[e] * x[column[e]];
+    y[o] = (total[0] + total[1]) + (total[2] + total[3]) + (m.bias ? m.bias[o] : 0.0f);
+    value += length, column += length;
+  }
+}
+
+template <int T, class Column>
+static __attribute__((noinline)) void sparse_lanes(const ck_csr& m, const Column* column, const float* x, float* y) {
+  const float* value = m.values;
+  for (int64_t o = 0; o < m.columns_out; o++) {
+    const int64_t length = length_of(m, o);
+    V total[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) total[t] = splat(m.bias ? m.bias[o] : 0.0f);
+    for (int64_t e = 0; e < length; e++) {
+      const V a = splat(value[e]);
+      const float* at = x + static_cast<int64_t>(column[e]) * (T * W);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++) total[t] += a * load(at + t * W);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) store(y + (o * T + t) * W, total[t]);
+    value += length, column += length;
+  }
+}
+
+// grad_x (columns, T * W) += values times grad_y (outputs, T * W).
+template <int T, class Column>
+static __attribute__((noinline)) void sparse_back_x(const ck_csr& m, const Column* column, const float* grad_y,
+                                                    float* grad_x) {
+  const float* value = m.values;
+  for (int64_t o = 0; o < m.columns_out; o++) {
+    const int64_t length = length_of(m, o);
+    V g[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) g[t] = load(grad_y + (o * T + t) * W);
+    for (int64_t e = 0; e < length; e++) {
+      const V a = splat(value[e]);
+      float* at = grad_x + static_cast<int64_t>(column[e]) * (T * W);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++) store(at + t * W, load(at + t * W) + a * g[t]);
+    }
+    value += length, column += length;
+  }
+}
+
+// grad_values += for each entry the sum over the lanes of grad_y times x.
+template <int T, class Column>
+static __attribute__((noinline)) void sparse_back_values(const ck_csr& m, const Column* column, const float* x,
+                                                         const float* grad_y, float* grad) {
+  for (int64_t o = 0; o < m.columns_out; o++) {
+    const int64_t length = length_of(m, o);
+    V g[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) g[t] = load(grad_y + (o * T + t) * W);
+    const auto product = [&](int64_t e) {
+      const float* at = x + static_cast<int64_t>(column[e]) * (T * W);
+      V total = g[0] * load(at);
+#pragma GCC unroll 8
+      for (int t = 1; t < T; t++) total += g[t] * load(at + t * W);
+      return total;
+    };
+    int64_t e = 0;
+    for (; e + W <= length; e += W) {
+      V v[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) v[i] = product(e + i);
+      storeu(grad + e, loadu(grad + e) + sums(v));
+    }
+    for (; e < length; e++) grad[e] += sum(product(e));
+    grad += length, column += length;
+  }
+}
+
+template <int T, class Column>
+CK_INLINE void sparse_some(const SparseCall& c, int64_t row, int64_t count) {
+  const ck_csr& m = *c.matrix;
+  const Column* column = static_cast<const Column*>(m.columns);
+  float *x = c.scratch, *y = x + m.columns_in * T * W;
+  if (c.y) {
+    to_lanes<T>(c.x + row * c.x_stride, c.x_stride, count, m.columns_in, x);
+    sparse_lanes<T>(m, column, x, y);
+    from_lanes<T>(y, c.y + row * c.y_stride, c.y_stride, count, m.columns_out);
+    return;
+  }
+  to_lanes<T>(c.grad_y + row * c.y_stride, c.y_stride, count, m.columns_out, y);
+  if (c.grad_values) {
+    to_lanes<T>(c.x + row * c.x_stride, c.x_stride, count, m.columns_in, x);
+    sparse_back_values<T>(m, column, x, y, c.grad_values);
+  }
+  if (c.grad_x) {
+    memset(x, 0, sizeof(float) * static_cast<size_t>(m.columns_in * T * W));
+    sparse_back_x<T>(m, column, y, x);
+    from_lanes<T>(x, c.grad_x + row * m.columns_in, m.columns_in, count, m.columns_in);
+  }
+}
+
+template <class Column>
+static void sparse_rows(const SparseCall& c) {
+  constexpr int most = sparse_group / W;
+  int64_t row = 0;
+  if (c.y && c.rows < 4) {
+    for (; row < c.rows; row++)
+      sparse_row(*c.matrix, static_cast<const Column*>(c.matrix->columns), c.x + row * c.x_stride, c.y + row * c.y_stride);
+    return;
+  }
+  for (; row + sparse_group <= c.rows; row += sparse_group) sparse_some<most, Column>(c, row, sparse_group);
+  for (; row < c.rows; row += W) sparse_some<1, Column>(c, row, c.rows - row < W ? c.rows - row : W);
+}
+
+static void sparse(const SparseCall& c) {
+  if (c.matrix->column_bytes == 1) sparse_rows<uint8_t>(c);
+  else if (c.matrix->column_bytes == 2) sparse_rows<uint16_t>(c);
+  else sparse_rows<int32_t>(c);
+}
+
+template <class Column>
+CK_INLINE bool are_below(const Column* column, int64_t count, int64_t limit) {
+  Column largest = 0, least = 0;
+  for (int64_t e = 0; e < count; e++) {
+    largest = column[e] > largest ? column[e] : largest;
+    least = column[e] < least ? column[e] : least;
+  }
+  return largest < limit && least >= 0;
+}
+
+// Whether all columns are there: they may come from a file.
+static bool sparse_fits(const ck_csr& m) {
+  if (m.column_bytes == 1) return are_below(static_cast<const uint8_t*>(m.columns), m.count, m.columns_in);
+  if (m.column_bytes == 2) return are_below(static_cast<const uint16_t*>(m.columns), m.count, m.columns_in);
+  return are_below(static_cast<const int32_t*>(m.columns), m.count, m.columns_in);
+}
+
+}  // namespace ck::CK_ISA

@@ -1,0 +1,184 @@
+"""Random cascades: the native kernels err at most twice as much as plain torch in the same dtype."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from compressor.layers import seeded
+from compressor_kernels import native, reference
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")
+
+ANOTHER = 77  # exit status of a child that runs another instruction set than the one asked for
+LENGTHS = [2 * n for n in range(1, 300) if native.can_dct(2 * n)] + [
+    1000,
+    1024,
+    1536,
+    2048,
+    2250,
+    3000,
+    4096,
+    4608,
+    9216,
+]
+
+
+@st.composite
+def cascades(draw: st.DrawFn, shortest: int = 2) -> dict[str, object]:
+    """A cascade of any shape; the input is a part of a larger matrix, at any distance from an aligned address."""
+    n = draw(st.sampled_from([n for n in LENGTHS if n >= shortest]))
+    depth = draw(st.integers(1, 4 if n < 1000 else 2))
+    ends = st.one_of(st.just(n), st.integers(1, n))
+    width, out_features = draw(ends), draw(ends)
+    least = -(-128 // out_features)  # of a few numbers, the error is good or bad luck
+    rows = draw(st.integers(least, least + (40 if n < 1000 else 9)))
+    shift, seed = draw(st.integers(0, 17)), draw(st.integers(0, 2**31))
+    random = torch.Generator().manual_seed(seed)
+    around = torch.randn(rows * (width + shift) + shift, generator=random)
+    x = around[shift:].as_strided((rows, width), (width + draw(st.integers(0, shift)), 1))
+    spread = draw(st.sampled_from([0.0, 0.1, 1.0]))
+    a, d = (1 + spread * torch.randn(depth, n, generator=random) for _ in range(2))
+    return {
+        "x": x,
+        "a": a[int(draw(st.booleans())) :],
+        "d": d,
+        "bias": torch.randn(depth, n, generator=random) if draw(st.booleans()) else None,
+        "permutation": seeded.permutations(seed, 10, depth - 1, n) if draw(st.booleans()) else None,
+        "out_features": out_features,
+        "relu": draw(st.booleans()),
+        "separable": draw(st.booleans()) and native.can_cascade(n, separable=True),
+    }
+
+
+def widened(case: dict[str, object]) -> dict[str, object]:
+    return {
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in case.items()
+    }
+
+
+def assert_in_budget(found: Tensor, plain: Tensor, truth: Tensor) -> None:
+    budget = 2 * (plain.double() - truth).norm() + torch.finfo(torch.float32).eps * truth.norm()
+    assert (found.double() - truth).norm() <= budget
+
+
+many = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@many
+@given(cascades())
+def test_a_cascade_errs_at_most_twice_as_much_as_plain_torch(case: dict[str, object]) -> None:
+    part = native.acdc(**case)  # type: ignore[arg-type]
+    whole = {**case, "out_features": case["d"].shape[1]}  # type: ignore[attr-defined]
+    found = native.acdc(**whole)  # type: ignore[arg-type]
+    assert_in_budget(found, reference.acdc(**whole), reference.acdc(**widened(whole)))  # type: ignore[arg-type]
+    assert torch.equal(part, found[:, : part.shape[1]])
+
+
+def gradients(case: dict[str, object], grad: Tensor) -> list[Tensor]:
+    leaves = {
+        name: value.clone().requires_grad_()
+        for name, value in case.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    y = reference.acdc(**{**case, **leaves})  # type: ignore[arg-type]
+    return list(torch.autograd.grad(y, list(leaves.values()), grad.to(y), materialize_grads=True))
+
+
+@settings(many, max_examples=150)
+@given(cascades(shortest=32))
+def test_a_gradient_errs_at_most_twice_as_much_as_plain_torch(case: dict[str, object]) -> None:
+    case["separable"] = False
+    grad = torch.randn(len(case["x"]), case["out_features"], generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type, call-overload]
+    arguments = {name: value for name, value in case.items() if name != "out_features"}
+    found = [value for value in native.acdc_backward(grad, **arguments) if value is not None]  # type: ignore[arg-type]
+    plain, truth = gradients(case, grad), gradients(widened(case), grad)
+    assert_in_budget(found[0], plain[0], truth[0])
+    ours, theirs, right = (torch.cat([table.flatten() for table in tables[1:]]) for tables in (found, plain, truth))
+    assert_in_budget(ours, theirs, right)  # a, d and bias together: a sum over rows can be lucky
+
+
+def test_two_threads_at_once_get_what_one_gets_alone() -> None:
+    cases = [
+        (torch.randn(37, n), *(1 + torch.randn(3, n) / 9 for _ in range(3)), seeded.permutations(0, 10, 2, n))
+        for n in (96, 256, 1024)
+    ]
+
+    def run(case: tuple[Tensor, ...]) -> list[Tensor]:
+        x, *tables = case
+        y = native.acdc(x, *tables, out_features=x.shape[1], relu=True, separable=False)
+        single = native.acdc(x[:1], *tables, out_features=x.shape[1], relu=True, separable=False)
+        back = native.acdc_backward(y, x, *tables, relu=True, separable=False)
+        return [y, single, native.dct(x), *(table for table in back if table is not None)]
+
+    alone = [run(case) for case in cases]
+    wrong: list[str] = []
+
+    def loop() -> None:
+        for number in range(60):
+            for found, expected in zip(run(cases[number % 3]), alone[number % 3], strict=True):
+                if not torch.equal(found, expected):
+                    wrong.append(f"call {number}")
+
+    threads = [threading.Thread(target=loop) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_call_on_two_threads_gives_the_same_result_each_time() -> None:
+    x, a, d = torch.randn(100, 64), torch.randn(2, 64), torch.randn(2, 64)
+
+    def run() -> list[Tensor]:
+        y = native.acdc(x, a, d, None, None, out_features=64, relu=True, separable=False)
+        return [
+            y,
+            *(t for t in native.acdc_backward(y, x, a, d, None, None, relu=True, separable=False) if t is not None),
+        ]
+
+    one = run()
+    torch.set_num_threads(2)
+    try:
+        found = [run() for _ in range(20)]
+    finally:
+        torch.set_num_threads(1)
+    for again in found:
+        assert all(torch.equal(ours, first) for ours, first in zip(again, found[0], strict=True))
+        torch.testing.assert_close(again, one)
+
+
+@pytest.mark.parametrize("isa", ["sse4", "avx2", "avx512"])
+def test_every_instruction_set_of_this_machine_is_right(isa: str) -> None:
+    program = (
+        "import sys, pytest; from compressor_kernels import native\n"
+        f"sys.exit({ANOTHER} if native.describe('acdc', 64, 8).split()[0] != {isa!r} else pytest.main("
+        "['-q', '-p', 'no:cacheprovider', 'tests/test_native.py', '-k', 'formula and not 3000 and not 4608']))"
+    )
+    roots = os.pathsep.join(str(ROOT / folder) for folder in (".", "kernels", "converters"))
+    environment = {**os.environ, "COMPRESSOR_KERNELS_ISA": isa, "PYTHONPATH": roots}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode == ANOTHER:
+        pytest.skip(f"this machine has no {isa}")
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+def test_random_cases_are_clean_under_sanitizers(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "kernels/stress.py", "5", "address,undefined"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -1,0 +1,127 @@
+"""Sparse products in native code against the plain ones in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_oracle import assert_in_budget, data, rows_in
+from torch import Tensor
+
+from compressor.layers.positions import Positions
+from compressor.layers.pruned import Pruned
+from compressor_kernels import native, reference, sparse
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")
+
+Case = dict[str, Any]
+
+
+@st.composite
+def products(draw: st.DrawFn) -> Case:
+    """A sparse matrix of any size and density, its input of any stride and alignment."""
+    ends = {"rows": (0, 70), "gap": (0, 5), "offset": (0, 17), "seed": (0, 2**16), "out": (1, 60)}
+    columns = draw(st.one_of(st.integers(1, 60), st.integers(257, 300)))
+    case = {name: draw(st.integers(*end)) for name, end in ends.items()}
+    return case | {"columns": columns, "density": draw(st.floats(0, 1)), "bias": draw(st.booleans())}
+
+
+def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    seed = case["seed"]
+    count = round(case["density"] * case["columns"] * case["out"])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        places = Positions(case["columns"], case["out"], count)
+    return (
+        rows_in(case["rows"], case["columns"], case["gap"], case["offset"], seed),
+        data(count, seed=seed + 1),
+        places.columns,
+        places.lengths,
+        data(case["out"], seed=seed + 2) if case["bias"] else None,
+    )
+
+
+@given(case=products())
+@settings(max_examples=500, deadline=None)
+def test_a_native_sparse_product_is_the_formula(case: Case) -> None:
+    x, values, columns, lengths, bias = inputs(case)
+    truth = reference.csr(x.double(), values.double(), columns, lengths, None if bias is None else bias.double())
+    plain = reference.csr(x, values, columns, lengths, bias)
+    terms = (len(values) + case["out"]) * len(x)  # what is added up has variance 1
+    found = sparse.run_csr(x, values, columns, lengths, bias)
+    assert_in_budget(found, plain, truth, terms=max(float(truth.norm()), terms**0.5))
+
+
+@given(case=products())
+@settings(max_examples=300, deadline=None)
+def test_native_gradients_of_a_sparse_product_are_those_of_the_formula(case: Case) -> None:
+    def gradients(dtype: torch.dtype, is_native: bool) -> list[Tensor]:
+        x, values, columns, lengths, bias = inputs(case)
+        leaves = [t.to(dtype).requires_grad_() for t in (x, values, bias) if t is not None]
+        how = sparse.csr if is_native else reference.csr
+        y = how(leaves[0], leaves[1], columns, lengths, leaves[2] if bias is not None else None)
+        return list(torch.autograd.grad((y * data(*y.shape, seed=9).to(y)).sum(), leaves))
+
+    found, plain, truth = (
+        gradients(torch.float32, True),
+        gradients(torch.float32, False),
+        gradients(torch.float64, False),
+    )
+    terms = ((truth[1].numel() + case["out"]) * case["rows"]) ** 0.5
+    for mine, theirs, true in zip(found, plain, truth, strict=True):
+        assert_in_budget(mine, theirs, true, terms=max(float(true.norm()), terms))
+
+
+def test_the_operator_of_sparse_products_passes_the_checks_of_torch() -> None:
+    case = {"rows": 7, "gap": 0, "offset": 0, "seed": 1, "out": 11, "columns": 13, "density": 0.3, "bias": True}
+    x, values, columns, lengths, bias = inputs(case)
+    assert bias is not None
+    leaves = x.requires_grad_(), values.requires_grad_(), columns, lengths, bias.requires_grad_()
+    torch.library.opcheck(sparse.csr, leaves)
+
+
+def test_a_column_that_is_not_there_is_refused() -> None:
+    values, lengths = torch.ones(2), torch.tensor([2, 0], dtype=torch.uint8)
+    for columns in (torch.tensor([0, 5], dtype=torch.uint8), torch.tensor([0, -1], dtype=torch.int32)):
+        with pytest.raises(RuntimeError, match="an argument is out of range"):
+            sparse.run_csr(torch.ones(1, 5), values, columns, lengths, None)
+
+
+def test_lengths_that_are_not_those_of_the_entries_are_refused() -> None:
+    columns = torch.zeros(2, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="an argument is out of range"):
+        sparse.run_csr(torch.ones(1, 5), torch.ones(2), columns, torch.tensor([2, 1], dtype=torch.uint8), None)
+
+
+def test_gradients_are_the_same_bytes_for_the_same_threads() -> None:
+    case = {"rows": 300, "gap": 0, "offset": 0, "seed": 1, "out": 90, "columns": 70, "density": 0.3, "bias": False}
+    x, values, columns, lengths, _ = inputs(case)
+    grad, was, found = data(300, 90, seed=2), torch.get_num_threads(), {}
+    try:
+        for threads in (1, 3, 3):
+            torch.set_num_threads(threads)
+            new = sparse.csr_backward(grad, x, values, columns, lengths)
+            assert all(torch.equal(a, b) for a, b in zip(found.get(threads, new), new, strict=True))
+            found[threads] = new
+    finally:
+        torch.set_num_threads(was)
+    for one, three in zip(found[1], found[3], strict=True):
+        assert (one - three).norm() <= 1e-6 * one.norm()
+
+
+def test_a_pruned_layer_takes_the_native_path_with_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = Pruned(13, 20, density=0.3), data(3, 13)
+    plain = layer.double()(x.double()).float()
+    layer.float()
+    monkeypatch.setattr(reference, "csr", None)
+    torch.testing.assert_close(layer(x), plain)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), plain)
+
+
+def test_an_exported_pruned_layer_holds_plain_operators_only() -> None:
+    program = torch.export.export(Pruned(13, 20, density=0.3), (data(3, 13),))
+    assert "compressor" not in str(program.graph)
