@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
+import hashlib
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -39,21 +41,36 @@ def compiler() -> str | None:
 
 
 @functools.cache
-def emulator(folder: Path) -> cuda.Kernels:
-    """The kernels' own code for the host, built in ``folder``."""
+def emulator() -> cuda.Kernels:
+    """The kernels' own code for the host, in ``build/``: compiled once for the same sources, whoever asks first."""
     found = compiler()
     if found is None:
         pytest.skip("no C++ compiler for the emulation of the CUDA kernels")
-    source, library = build_cuda.sources() / "emulation.cpp", folder / "emulation.so"
+    folder = build_cuda.sources()
+    files = sorted([*folder.iterdir(), *(folder.parent / "include").iterdir()])
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    library = ROOT / "build" / f"emulation-{digest}.so"
+    library.parent.mkdir(exist_ok=True)
+    with library.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            for old in library.parent.glob("emulation-*.so"):
+                old.unlink()
+            _compile(found, folder / "emulation.cpp", library)
+    return cuda.Kernels(cuda.load(library))
+
+
+def _compile(compiler: str, source: Path, library: Path) -> None:
     flags = ["-std=c++17", "-O1", "-ffp-contract=fast", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    probe = subprocess.run([found, "-mfma", "-E", "-x", "c++", "/dev/null"], capture_output=True, check=False)
+    probe = subprocess.run([compiler, "-mfma", "-E", "-x", "c++", "/dev/null"], capture_output=True, check=False)
     flags += ["-mfma"] if probe.returncode == 0 else []
+    part = library.with_suffix(".part")
     done = subprocess.run(
-        [found, *flags, "-shared", "-fPIC", "-fvisibility=hidden", str(source), "-o", str(library)],
+        [compiler, *flags, "-shared", "-fPIC", "-fvisibility=hidden", str(source), "-o", str(part)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return cuda.Kernels(cuda.load(library))
+    part.replace(library)
 
 
 def counts(kernels: cuda.Kernels) -> dict[str, int]:

@@ -37,13 +37,16 @@ def test_a_cascade_with_relus_is_the_formula(n: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5000, 20000])
 def test_any_number_of_rows_is_served(rows: int) -> None:
-    for n in (128, 1024, 4096):
+    for n in (128, 1024, 4096)[: 2 if rows == 20000 else 3]:
         case, function = acdc_case(n, 1, rows, device="cuda")
         case.check(function)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", HADAMARD_SIZES)
+@pytest.mark.parametrize(
+    ("n", "dtype"),
+    # float16 overflows in plain torch where H is not normalised and n is large: no error budget to compare with
+    [(n, dtype) for n in HADAMARD_SIZES for dtype in DTYPES if n <= 4096 or dtype is not torch.float16],
+)
 def test_fastfood_and_its_gradients_are_the_formula(n: int, dtype: torch.dtype) -> None:
     case, function = fastfood_case(n, 2, 133, columns=n - 3, width=2 * n - 5, dtype=dtype, device="cuda")
     case.check(function)

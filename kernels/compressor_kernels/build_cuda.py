@@ -36,10 +36,10 @@ class Resources:
 
 def sources() -> Path:
     """The folder with the CUDA sources: in a checkout beside the package, in an installed one within it."""
-    for folder in (PACKAGE.parent / "cuda", PACKAGE / "sources" / "cuda"):
-        if folder.is_dir():
+    for folder in (PACKAGE / "sources" / "cuda", PACKAGE.parent / "cuda"):
+        if (folder / "entries.cu").is_file():  # beside an installed package may be a `cuda` of somebody else
             return folder
-    raise FileNotFoundError(f"no CUDA sources in {PACKAGE.parent} nor in {PACKAGE / 'sources'}")
+    raise FileNotFoundError(f"no CUDA sources in {PACKAGE / 'sources'} nor in {PACKAGE.parent}")
 
 
 def compiler() -> str | None:

@@ -166,11 +166,12 @@ def fastfood_backward(
         return run_fastfood_backward(grad, x, B, permutation, G, S, scale=scale, features=features)
     if gpu.can_fastfood(B.shape[1]) and gpu.takes(x, grad, B, permutation, G, S):
         return gpu.fastfood_backward(grad, x, B, permutation, G, S, scale=scale, features=features)
-    with torch.enable_grad():
-        leaves = [table.detach().requires_grad_() for table in (x, B, G, S)]
-        y = reference.fastfood(leaves[0], leaves[1], permutation, *leaves[2:], scale=scale, features=features)
-        gx, gb, gg, gs = torch.autograd.grad(y, leaves, grad)
-    return gx, gb, gg, gs
+
+    def plain(x: Tensor, B: Tensor, G: Tensor, S: Tensor) -> Tensor:
+        return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = torch.func.vjp(plain, x, B, G, S)[1](grad)
+    return found
 
 
 @fastfood_backward.register_fake
