@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # QUICK=1 runs a short demo: fewer images and epochs, and only the checks that hold for those.
 QUICK ?=
 
-.PHONY: demo test test-slow lint env bench readme clean
+.PHONY: demo test test-slow cuda lint env bench readme clean
 
 env: $(STAMP)
 
@@ -30,6 +30,16 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
+
+# Compiles the CUDA kernels for all architectures; a warning or a spilled register is an error. Needs no GPU.
+CUDA_LIBRARY := kernels/compressor_kernels/_native_cuda.so
+NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
+
+cuda: $(if $(NVCC),$(CUDA_LIBRARY))
+	@$(if $(NVCC),cat $(CUDA_LIBRARY).txt,echo "SKIPPED: the CUDA kernels were not compiled, there is no nvcc")
+
+$(CUDA_LIBRARY): $(wildcard kernels/cuda/* kernels/include/*) kernels/compressor_kernels/build_cuda.py
+	$(PYTHON) kernels/compressor_kernels/build_cuda.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check
