@@ -174,8 +174,6 @@ def _gradients(plain: Callable[[Tensor], Tensor], inputs: list[Tensor], paramete
     x = inputs[0].clone().requires_grad_()
     leaves = [x, *(parameter.requires_grad_() for parameter in parameters)]
     y = plain(x)
-    for parameter in parameters:
-        parameter.requires_grad_(False)
     return over(inputs, lambda grad: torch.autograd.grad(y, leaves, grad, retain_graph=True))
 
 

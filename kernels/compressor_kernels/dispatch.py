@@ -73,7 +73,7 @@ def _route(takes: Callable[..., bool], x: Tensor, *tables: Tensor | None) -> Rou
 
 def _widened(x: Tensor, table: Tensor) -> Tensor:
     """``x`` in the dtype that a product with ``table`` has: half rows times float diagonals are float."""
-    return x.to(torch.result_type(x, table))
+    return x.to(torch.promote_types(x.dtype, table.dtype))
 
 
 def acdc(
