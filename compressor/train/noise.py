@@ -14,6 +14,7 @@ exported model holds. `Annealing` lets c fall from 30 to 0.5 as ``c / √(t + 1)
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -30,17 +31,28 @@ _HALF_NORMAL_MEAN = math.sqrt(2 / math.pi)
 _LEAK = 0.9  # α of nah; the others have no leak
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line and where it is clipped: ``min(max(slope x + offset, low), high)``."""
+
+    slope: float
+    offset: float
+    low: float
+    high: float
+
+
+HARD_TANH = Line(1.0, 0.0, -1.0, 1.0)
+HARD_SIGMOID = Line(0.25, 0.5, 0.0, 1.0)
+
+
 class NoisyActivation(nn.Module):
-    """A clipped line, ``min(max(slope x + offset, low), high)``, with noise of ``kind`` while training."""
+    """A clipped line with noise of ``kind`` while training."""
 
     def __init__(
         self,
         kind: Kind = "nah",
+        line: Line = HARD_TANH,
         *,
-        slope: float = 1.0,
-        offset: float = 0.0,
-        low: float = -1.0,
-        high: float = 1.0,
         c: float = 0.5,
         alpha: float | None = None,
         sigma: float = 0.05,
@@ -50,7 +62,7 @@ class NoisyActivation(nn.Module):
         if kind not in get_args(Kind):
             raise CompressorError(f"there is no noise '{kind}'; {nearest(kind, get_args(Kind))}")
         self.noise = kind
-        self.slope, self.offset, self.low, self.high = slope, offset, low, high
+        self.line = line
         self.c, self.sigma = c, sigma
         self.alpha = (_LEAK if kind == "nah" else 1.0) if alpha is None else alpha
         self.p = nn.Parameter(torch.empty(units).uniform_(-1, 1)) if kind in _LEARNED else None
@@ -61,10 +73,10 @@ class NoisyActivation(nn.Module):
         return self.c * ((self.p * (self._hard(x) - self._line(x))).sigmoid() - 0.5).square()
 
     def _line(self, x: Tensor) -> Tensor:
-        return self.slope * x + self.offset
+        return self.line.slope * x + self.line.offset
 
     def _hard(self, x: Tensor) -> Tensor:
-        return self._line(x).clamp(self.low, self.high)
+        return self._line(x).clamp(self.line.low, self.line.high)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.noise in _AT_OUTPUT:
@@ -76,7 +88,7 @@ class NoisyActivation(nn.Module):
         noise = self.sigma * torch.randn_like(x)
         if self.noise == "nanis":
             u = self._line(x)
-            noise = noise * ((u <= self.low) | (u >= self.high))
+            noise = noise * ((u <= self.line.low) | (u >= self.line.high))
         return self._hard(x + noise)
 
     def _at_output(self, x: Tensor) -> Tensor:
@@ -93,22 +105,20 @@ class NoisyActivation(nn.Module):
         return torch.where((x >= 0) == inwards, y - size, y + size)
 
     def extra_repr(self) -> str:
-        return f"{self.noise}, [{self.low}, {self.high}], slope={self.slope:g}, c={self.c:g}, alpha={self.alpha:g}"
+        return f"{self.noise}, {self.line}, c={self.c:g}, alpha={self.alpha:g}"
 
 
-_TANH = {"slope": 1.0, "offset": 0.0, "low": -1.0, "high": 1.0}
-_SIGMOID = {"slope": 0.25, "offset": 0.5, "low": 0.0, "high": 1.0}
-_LINES: dict[type[nn.Module], dict[str, float]] = {
-    nn.Tanh: _TANH,
-    nn.Sigmoid: _SIGMOID,
-    nn.Hardsigmoid: {**_SIGMOID, "slope": 1 / 6},
+_LINES: dict[type[nn.Module], Line] = {
+    nn.Tanh: HARD_TANH,
+    nn.Sigmoid: HARD_SIGMOID,
+    nn.Hardsigmoid: Line(1 / 6, 0.5, 0.0, 1.0),
 }
 
 
-def _line_of(module: nn.Module) -> dict[str, float] | None:
-    """The clipped line that takes the place of ``module``; None where it is no activation that saturates both ways."""
+def _line_of(module: nn.Module) -> Line | None:
+    """What takes the place of ``module``; None where it is no activation that saturates both ways."""
     if type(module) is nn.Hardtanh:
-        return {**_TANH, "low": float(module.min_val), "high": float(module.max_val)}
+        return Line(1.0, 0.0, float(module.min_val), float(module.max_val))
     return _LINES.get(type(module))
 
 
@@ -133,7 +143,7 @@ def noisy_(
         name = next(name for name, other in model.named_modules() if other is module)
         line = _line_of(module)
         assert line is not None
-        replace(model, name, NoisyActivation(kind, **line, c=c, alpha=alpha, sigma=sigma))
+        replace(model, name, NoisyActivation(kind, line, c=c, alpha=alpha, sigma=sigma))
     return model
 
 
