@@ -12,6 +12,7 @@ over pixels, then the covariance of the codes (SE-Emp) or its square.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from functools import cache
 
@@ -35,6 +36,7 @@ KINDS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "identity": ({"dictionary": "identity"}, {"dictionary": "identity"}),
 }
 BEST = "SE, covariance"
+_NO_DROP = "a drop of up to 0.5 points is no substantial one"
 
 
 class Autoencoder(nn.Module):
@@ -53,7 +55,7 @@ def pretrained(data: Split, seed: int, epochs: int) -> list[tuple[nn.Linear, Met
     """The first two layers as autoencoders, and the second moments of what each sees."""
     torch.manual_seed(seed)
     x, found = data[0], []
-    for ends in zip(WIDTHS, WIDTHS[1:], strict=False):
+    for ends in itertools.pairwise(WIDTHS):
         model = Autoencoder(nn.Linear(*ends))
 
         def loss(outputs: Tensor, _: Tensor, inputs: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ def predicted(
 def low_rank(share: float) -> list[StructuredLayer]:
     """Both factors learned, from scratch."""
     layer = method("svd").layer
-    ends = zip(WIDTHS, WIDTHS[1:], strict=False)
+    ends = itertools.pairwise(WIDTHS)
     return [layer(a, b, rank=max(1, int(share * a * b / (a + b)))) for a, b in ends]
 
 
@@ -110,7 +112,7 @@ def measure(runs: Runs) -> None:
 
     def dense() -> list[nn.Module]:
         made = []
-        for (layer, _), ends in zip(start(), zip(WIDTHS, WIDTHS[1:], strict=False), strict=True):
+        for (layer, _), ends in zip(start(), itertools.pairwise(WIDTHS), strict=True):
             made.append(nn.Linear(*ends))
             made[-1].load_state_dict(layer.state_dict())
         return made
@@ -140,17 +142,15 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
         share = 1 - ten["learned"] / full
         shown = f"{ten['test_error']:.2%} with {share:.1%} predicted, dense {dense['test_error']:.2%} (one run)"
         reached = share > 0.95 and ten["test_error"] <= dense["test_error"] + 0.005
-        rows.append(
-            Figure("D", what, "no substantial drop", shown, reached, "a drop of up to 0.5 points is no substantial one")
-        )
+        rows.append(Figure("D", what, "no substantial drop", shown, reached, _NO_DROP))
     else:
         rows.append(Figure("D", what, "no substantial drop", None))
     known = [(j, runs.get(f"{BEST}, 4 %, J = {j}")) for j in COLUMNS]
     text = ", ".join(f"{j}: {run['test_error']:.2%}" for j, run in known if run)
     complete = all(run for _, run in known)
-    better = complete and known[3][1]["test_error"] < known[0][1]["test_error"]  # type: ignore[index]
+    helps = complete and known[3][1]["test_error"] < known[0][1]["test_error"]  # type: ignore[index]
     rows.append(
-        Figure("D", "error by columns, 4 % learned", "more columns help", text or None, better if complete else None)
+        Figure("D", "error by columns, 4 % learned", "more columns help", text or None, helps if complete else None)
     )
     for share in SHARES:
         found = {kind: runs.get(f"{kind}, {share:.0%}, J = 1") for kind in KINDS}

@@ -1,4 +1,4 @@
-"""Kernels against dimension: KernelNets of one structure with dot, polynomial and RBF kernels (Müller et al., figure 3).
+"""Kernels against dimension: KernelNets of one structure by dot, polynomial and RBF kernels (Müller et al., fig. 3).
 
 MNIST, 784-200-200-10 with both hidden layers kernelized, ReLU, Adam falling to 0, three epochs. The source takes the
 best of a range of settings; here the rate, 1e-3 or 1e-2, is chosen for each network on 5,000 training images that are

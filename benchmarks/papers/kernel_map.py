@@ -1,4 +1,4 @@
-"""An extensible 2-D map of digits, drawn with test images that the network never saw (Müller et al., 3.3, fig. 5 and 6).
+"""An extensible 2-D map of digits, drawn with test images that the network never saw (Müller et al., 3.3, fig. 5).
 
 784-500-500-K400-500-(10 or 784): the units of the kernelized layer lie on a grid of 20x20; what lies below a level
 between their mean and their maximum is cut (eq. 9), and an image's place is the centre of mass of the rest (eq. 10).

@@ -7,6 +7,7 @@ only done where a rating is known, so that an evaluation costs as much as there 
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def autoencoder(name: str, hidden_layers: int, users: int, *, l0: float = 0.0, s
         "sparse_fc": lambda a, b, i: SparseFC(a, b, d=5, l0=l0, seed=10 * seed + i),
     }
     sizes = [users, *[HIDDEN] * hidden_layers, users]
-    layers = nn.ModuleList(makes[name](a, b, i) for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)))
+    layers = nn.ModuleList(makes[name](a, b, i) for i, (a, b) in enumerate(itertools.pairwise(sizes)))
     for layer in layers:
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)

@@ -93,7 +93,7 @@ def counts() -> dict[str, tuple[str, str, int, str]]:
     found = {
         "LeNet, reference": ("M tab. 3.1", "430,500", lenet, ""),
         "LeNet, Fastfood 1024": (
-            "M tab. 3.1", "38,821", lenet_convolutions + _fastfood(800, 10, 1024), "two digits of the source are swapped",
+            "M tab. 3.1", "38,821", lenet_convolutions + _fastfood(800, 10, 1024), "the source swaps two digits",
         ),
         "LeNet, Fastfood 2048": ("M tab. 3.1", "52,124", lenet_convolutions + _fastfood(800, 10, 2048), ""),
         "CaffeNet, dense layers": ("M 3.9.7", "58,621,952", dense, ""),
@@ -102,14 +102,14 @@ def counts() -> dict[str, tuple[str, str, int, str]]:
         ),
         "Adaptive Fastfood 16": ("M tab. 3.3", "16.4 M", _fastfood(9216, 1000, 16384), ""),
         "Adaptive Fastfood 32": (
-            "M tab. 3.3", "32.8 M", _fastfood(9216, 1000, 32768), "98,304 on the diagonals; 32.8 M is the softmax alone",
+            "M tab. 3.3", "32.8 M", _fastfood(9216, 1000, 32768), "32.8 M is the softmax alone, without diagonals",
         ),
         "Adaptive Fastfood 32 (F-600)": ("M tab. 3.4", "20.3 M", _fastfood(9216, 1000, 32768, 600), ""),
         "SVD-half": ("M tab. 3.4", "46.6 M", _svd(2), ""),
-        "SVD-quarter": ("M tab. 3.4", "23.4 M", _svd(4), "its own shapes, 9216-1024-4096-1024-4096-250-1000, give this"),
+        "SVD-quarter": ("M tab. 3.4", "23.4 M", _svd(4), "9216-1024-4096-1024-4096-250-1000 gives this"),
         "ACDC, 12 layers": ("M 3.10.7", "165,888", acdc, "the source counts half the width of the layer, 4608"),
         "ACDC, dense layers in all": (
-            "M tab. 3.5", "9.7 M", acdc + 9216 * 1000, "12 layers and the softmax at width 9216; what the rest is, is not said",
+            "M tab. 3.5", "9.7 M", acdc + 9216 * 1000, "12 layers and softmax at width 9216; the rest is not said",
         ),
     }  # fmt: skip
     makes: dict[str, tuple[Make, tuple[str, str], tuple[str, str]]] = {

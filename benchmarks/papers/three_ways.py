@@ -10,8 +10,10 @@ numbers stay without a counterpart, its question is asked of these networks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import torch
 from classification import Split, cifar10, error, fashion_mnist, mnist, outputs, train
@@ -82,8 +84,6 @@ def replaced(name: str, teacher: nn.Sequential, x: Tensor, way: str, seed: int) 
 
 def learn(name: str, way: str, teacher: nn.Sequential, data: Split, test: Split, seed: int, epochs: int) -> Values:
     """One network one way; its error on the test images and the weights of its dense layers."""
-    import copy
-
     model = replaced(name, copy.deepcopy(teacher), data[0], way, seed)
     if way != "fitted":
         targets = outputs(teacher, data[0]) if way == "distilled" else None
@@ -100,6 +100,11 @@ def learn(name: str, way: str, teacher: nn.Sequential, data: Split, test: Split,
             loss_of=None if targets is None else distilled,
         )  # fmt: skip
     return {"test_error": error(model, test), "dense_params": sum(p.numel() for p in model[1:].parameters())}
+
+
+def _learn(name: str, way: str, teacher: Callable[[int], nn.Sequential], data: Split, *rest: Any) -> Values:
+    test, seed, epochs = rest
+    return learn(name, way, teacher(seed), data, test, seed, epochs)
 
 
 def measure(runs: Runs) -> None:
@@ -126,9 +131,7 @@ def measure(runs: Runs) -> None:
                 for way in WAYS:
                     runs.take(
                         f"{where}, {name}, {way}, seed {seed}",
-                        lambda name=name, way=way, seed=seed, data=data, test=test, teacher=teacher, epochs=epochs: (
-                            learn(name, way, teacher(seed), data, test, seed, epochs)
-                        ),
+                        partial(_learn, name, way, teacher, data, test, seed, epochs),
                         seed=seed,
                     )
 
@@ -155,9 +158,7 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
     return rows
 
 
-EXPERIMENT = Experiment(
-    3, "three_ways", "Compression against training from scratch; SVD -F (3, 4)", 240, measure, figures
-)
+EXPERIMENT = Experiment(3, "three_ways", "Compression against from scratch; SVD -F (3, 4)", 240, measure, figures)
 
 if __name__ == "__main__":
     raise SystemExit(main(EXPERIMENT, __doc__))

@@ -86,9 +86,9 @@ def learn(kind: str, seed: int, updates: int, *, length: int = LENGTH, units: in
 
 def measure(runs: Runs) -> None:
     """Every kind, seed by seed."""
+    updates = 50 if runs.quick else UPDATES
     for seed in SEEDS[:1] if runs.quick else SEEDS:
         for kind in PUBLISHED:
-            updates = 50 if runs.quick else UPDATES
             runs.take(f"{kind}, seed {seed}", lambda kind=kind, seed=seed: learn(kind, seed, updates), seed=seed)
 
 
