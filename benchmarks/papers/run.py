@@ -15,7 +15,10 @@ from pathlib import Path
 from experiment import Experiment
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("recovery", "shapes")
+NAMES = (
+    "recovery", "lenet", "three_ways", "denil", "kernel_dimensions", "kernel_grids", "kernel_map", "movielens",
+    "noise_curves", "unique_elements", "parity", "shapes",
+)  # fmt: skip
 
 
 def experiments() -> list[Experiment]:
