@@ -26,6 +26,7 @@ from compressor.calibrate import moments
 from compressor.layers import Metric, StructuredLayer, methods
 from compressor.layers.base import Method
 from compressor.measure import low_rank_errors
+from compressor.prefix import Prefix
 
 BUDGETS = (0.01, 0.04, 0.1, 0.25, 0.5)  # of the dense layer's parameters
 MOST_GAIN = 1e-6  # of the relative error, that L-BFGS may find below a closed form
@@ -72,7 +73,8 @@ def _seen(name: str, model: nn.Module, site: str, batches: list[tuple[Tensor, ..
     dense = model.get_submodule(site)
     assert isinstance(dense, nn.Linear)
     with torch.no_grad():
-        collected = moments(site, model, model, batches, same_prefix=True)
+        network = Prefix(model)
+        collected = moments(site, network, network, batches, same_prefix=True)
     weight, bias, metric = collected.target(dense.weight.detach(), dense.bias.detach())
     return Layer(name, weight, bias, metric)
 

@@ -94,7 +94,7 @@ def main() -> int:
     torch.set_num_threads(1)
     started = time.monotonic()
     seeds = [options.seed] if options.quick else [options.seed + i for i in range(3)]
-    evaluations = 100 if options.quick else 1500
+    evaluations = 100 if options.quick else 4000
     x, y = problem(options.seed)
     loss: dict[str, dict[str, list[float]]] = {}
     for name, start in STARTS.items():

@@ -5,58 +5,18 @@ Nothing here keeps more than two ``(in, in)`` matrices and a bounded number of r
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compressor.layers import Metric
 from compressor.layers.semidefinite import damped
+from compressor.prefix import Prefix
 
 _WIDE = 1024
 _DAMPING = 1e-2  # of the mean diagonal, where the moments of the compressed prefix are inverted
-
-
-class _ReachedError(Exception):
-    """The site was reached: the rest of the network need not run."""
-
-
-@contextlib.contextmanager
-def _capture(module: nn.Module, *, output: bool, every: bool) -> Iterator[list[Tensor]]:
-    """Collect what goes into ``module`` (or comes out of it) as rows ``(rows, features)``, call by call."""
-    caught: list[Tensor] = []
-
-    def take(rows: Tensor) -> None:
-        caught.append(rows.detach().reshape(-1, rows.shape[-1]))
-        if not every:
-            raise _ReachedError
-
-    def before(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        take(inputs[0])
-
-    def after(_module: nn.Module, _inputs: object, out: Tensor) -> None:
-        take(out)
-
-    with module.register_forward_hook(after) if output else module.register_forward_pre_hook(before):
-        yield caught
-
-
-def rows_at(
-    model: nn.Module, name: str, inputs: tuple[Tensor, ...], *, output: bool = False, every: bool = False
-) -> Tensor:
-    """The rows that enter the module ``name`` (or leave it), ``(rows, features)``.
-
-    At its first call, and the rest of the network is not run; with ``every`` at all calls in order: a recurrent map
-    is called once for each time step.
-    """
-    stopping = contextlib.suppress(_ReachedError)
-    with _capture(model.get_submodule(name), output=output, every=every) as caught, torch.no_grad(), stopping:
-        model(*inputs)
-    if not caught:
-        raise ValueError(f"'{name}' is never called")
-    return caught[0] if len(caught) == 1 else torch.cat(caught)
 
 
 @dataclass
@@ -113,8 +73,8 @@ class Moments:
 
 def moments(
     site: str,
-    teacher: nn.Module,
-    student: nn.Module,
+    teacher: Prefix,
+    student: Prefix,
     batches: Iterable[tuple[Tensor, ...]],
     *,
     same_prefix: bool,
@@ -128,9 +88,9 @@ def moments(
     while it is still dense.
     """
     collected: Moments | None = None
-    for inputs in batches:
-        y = rows_at(teacher, site, inputs, every=every)
-        y_compressed = y if same_prefix else rows_at(student, site, inputs, every=every)
+    for number, inputs in enumerate(batches):
+        y = teacher.rows_at(site, inputs, number, every=every)
+        y_compressed = y if same_prefix else student.rows_at(site, inputs, number, every=every)
         collected = collected or Moments(y.shape[-1])
         collected.update(y, y_compressed)
         advance(len(inputs[0]))

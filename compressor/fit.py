@@ -14,12 +14,13 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from compressor.calibrate import moments, rows_at
+from compressor.calibrate import moments
 from compressor.data import Dataset
 from compressor.imitate import imitate
 from compressor.layers import Metric, StructuredLayer, method, replace
 from compressor.measure import low_rank_errors
 from compressor.plan import Entry, Plan, layer_for
+from compressor.prefix import Prefix
 from compressor.progress import Limit, Progress
 from compressor.sites import Run, Site, activation_after, device_of, extract
 
@@ -56,56 +57,15 @@ def fit(
     Without data every site is fitted on Σ = I, in the space of weights. After the limit is reached the rest
     is still fitted, but not trained block by block.
     """
+    walk = _Walk(Prefix(student), Prefix(teacher), sites, runs, data, seed, limit)
     results: list[Fitted] = []
-    changed = False
     with progress("fit", len(plan.entries)) as advance:
         for entry in plan.entries:
-            if entry.method is None:
-                results.append(Fitted(entry, kept_because=entry.kept_because))
-            else:
-                fitted = _fit_entry(student, teacher, entry, sites, runs, data, changed, seed, limit)
-                results.append(fitted)
-                changed = changed or fitted.kept_because is None
+            results.append(
+                Fitted(entry, kept_because=entry.kept_because) if entry.method is None else walk.replaced(entry)
+            )
             advance(1, entry.name)
     return results
-
-
-def _fit_entry(
-    student: nn.Module,
-    teacher: nn.Module,
-    entry: Entry,
-    sites: Mapping[str, Site],
-    runs: Sequence[Run] | None,
-    data: Dataset | None,
-    changed: bool,
-    seed: int,
-    limit: Limit,
-) -> Fitted:
-    template = layer_for(entry, sites)
-    low_rank: list[tuple[int, float]] = []
-    samples: tuple[Tensor, Tensor] | None = None
-    if template.is_linear and len(entry.sites) == 1:
-        layer, error, low_rank = _fit_linear(student, teacher, entry, sites[entry.name], data, changed, seed)
-        before, after = sites[entry.name].params, layer.finished().params()
-        if after >= before:
-            why = f"{entry.method} would not be smaller ({after:,} against {before:,})"
-            return Fitted(entry, kept_because=why)
-    else:
-        torch.manual_seed(seed)
-        layer = layer_for(entry, sites, device=str(device_of(student)))
-        samples = _samples(student, teacher, entry, sites, data, changed, seed)
-        error = layer.fit_samples(*samples)
-    if not math.isfinite(error):
-        return Fitted(entry, kept_because=f"the fit of {entry.method} did not stay finite")
-    layer = layer.to(device_of(student))
-    activation = activation_after(runs, entry.sites[-1])
-    for parameter in layer.parameters():
-        parameter.requires_grad_(True)
-    if data is not None and limit.reason is None and activation is not None:
-        x, y = samples or _samples(student, teacher, entry, sites, data, changed, seed)
-        imitate(layer, activation, x, y, seed=seed, limit=limit)
-    put(student, entry, layer)
-    return Fitted(entry, error=error, low_rank=low_rank)
 
 
 def put(student: nn.Module, entry: Entry, layer: nn.Module) -> None:
@@ -115,70 +75,95 @@ def put(student: nn.Module, entry: Entry, layer: nn.Module) -> None:
         replace(student, name, nn.Identity())
 
 
-def _fit_linear(
-    student: nn.Module,
-    teacher: nn.Module,
-    entry: Entry,
-    site: Site,
-    data: Dataset | None,
-    changed: bool,
-    seed: int,
-) -> tuple[StructuredLayer, float, list[tuple[int, float]]]:
-    """The fitted layer, its error, and the spectrum of what it was fitted to."""
-    assert entry.method is not None
-    dense = teacher.get_submodule(entry.name)
-    assert isinstance(dense, nn.Linear)
-    weight = dense.weight.detach().cpu()
-    bias: Tensor | None = None if dense.bias is None else dense.bias.detach().cpu()
-    if data is None:
-        metric = Metric.identity(dense.in_features)
-    else:
-        batches = _inputs(data, student, seed, site)
-        seen = moments(entry.name, teacher, student, batches, same_prefix=not changed, every=site.calls > 1)
-        weight, bias, metric = seen.target(weight, bias)
-    chosen = method(entry.method)
-    layer = chosen.layer.from_dense(weight, bias, chosen.config(entry.config), metric)
-    with torch.no_grad():
-        error = metric.relative_error(weight, layer.dense()[0])
-    return layer, error, low_rank_errors(weight, metric)
+@dataclass
+class _Walk:
+    """One walk over the sites, in the order of their calls."""
 
+    student: Prefix
+    teacher: Prefix
+    sites: Mapping[str, Site]
+    runs: Sequence[Run] | None
+    data: Dataset | None
+    seed: int
+    limit: Limit
+    changed: bool = False  # whether something before the next site was replaced
 
-def _inputs(data: Dataset, model: nn.Module, seed: int, site: Site) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of model inputs: enough examples, or enough rows where ``site`` sees many of one (tokens, positions)."""
-    device = device_of(model)
-    examples = min(CALIBRATION_EXAMPLES, CALIBRATION_ROWS / max(1.0, site.rows))
-    for batch in islice(data.batches(_BATCH, seed=seed), math.ceil(examples / _BATCH)):
-        yield tuple(x.to(device) for x in batch.inputs)
+    def replaced(self, entry: Entry) -> Fitted:
+        """Fit a layer for the window of ``entry`` and put it there, unless it is not worth it."""
+        student, template = self.student.model, layer_for(entry, self.sites)
+        low_rank: list[tuple[int, float]] = []
+        samples: tuple[Tensor, Tensor] | None = None
+        if template.is_linear and len(entry.sites) == 1:
+            layer, error, low_rank = self.linear(entry)
+            before, after = self.sites[entry.name].params, layer.finished().params()
+            if after >= before:
+                why = f"{entry.method} would not be smaller ({after:,} against {before:,})"
+                return Fitted(entry, kept_because=why)
+        else:
+            torch.manual_seed(self.seed)
+            layer = layer_for(entry, self.sites, device=str(device_of(student)))
+            samples = self.samples(entry)
+            error = layer.fit_samples(*samples)
+        if not math.isfinite(error):
+            return Fitted(entry, kept_because=f"the fit of {entry.method} did not stay finite")
+        layer = layer.to(device_of(student))
+        activation = activation_after(self.runs, entry.sites[-1])
+        for parameter in layer.parameters():
+            parameter.requires_grad_(True)
+        if self.data is not None and self.limit.reason is None and activation is not None:
+            x, y = samples or self.samples(entry)
+            imitate(layer, activation, x, y, seed=self.seed, limit=self.limit)
+        put(student, entry, layer)
+        self.changed = True
+        return Fitted(entry, error=error, low_rank=low_rank)
 
-
-def _samples(
-    student: nn.Module,
-    teacher: nn.Module,
-    entry: Entry,
-    sites: Mapping[str, Site],
-    data: Dataset | None,
-    changed: bool,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Rows that enter the window in the compressed network, and what the original window gives for them."""
-    width = sites[entry.name].in_features
-    most = max(2048, _SAMPLE_BYTES // (4 * width))
-    if data is None:
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(min(most, 4 * width), width, generator=generator).to(device_of(student))
+    def linear(self, entry: Entry) -> tuple[StructuredLayer, float, list[tuple[int, float]]]:
+        """The layer fitted to one dense map, its error, and the spectrum of what it was fitted to."""
+        assert entry.method is not None
+        dense = self.teacher.model.get_submodule(entry.name)
+        assert isinstance(dense, nn.Linear)
+        weight = dense.weight.detach().cpu()
+        bias: Tensor | None = None if dense.bias is None else dense.bias.detach().cpu()
+        if self.data is None:
+            metric = Metric.identity(dense.in_features)
+        else:
+            site = self.sites[entry.name]
+            batches = self.inputs(self.data, site)
+            same, every = not self.changed, site.calls > 1
+            seen = moments(entry.name, self.teacher, self.student, batches, same_prefix=same, every=every)
+            weight, bias, metric = seen.target(weight, bias)
+        chosen = method(entry.method)
+        layer = chosen.layer.from_dense(weight, bias, chosen.config(entry.config), metric)
         with torch.no_grad():
-            return x, extract(teacher, _modules_of(entry, teacher))(x)
-    xs, ys, rows = [], [], 0
-    site = sites[entry.name]
-    for inputs in _inputs(data, student, seed, site):
-        y = rows_at(teacher, entry.sites[-1], inputs, output=True, every=site.calls > 1)
-        x = rows_at(student if changed else teacher, entry.name, inputs, every=site.calls > 1)
-        xs.append(x)
-        ys.append(y)
-        rows += len(x)
-        if rows >= most:
-            break
-    return torch.cat(xs)[:most], torch.cat(ys)[:most]
+            error = metric.relative_error(weight, layer.dense()[0])
+        return layer, error, low_rank_errors(weight, metric)
+
+    def inputs(self, data: Dataset, site: Site) -> Iterator[tuple[Tensor, ...]]:
+        """Batches of model inputs: enough examples, or enough rows where ``site`` sees many of one (tokens)."""
+        device = device_of(self.student.model)
+        examples = min(CALIBRATION_EXAMPLES, CALIBRATION_ROWS / max(1.0, site.rows))
+        for batch in islice(data.batches(_BATCH, seed=self.seed), math.ceil(examples / _BATCH)):
+            yield tuple(x.to(device) for x in batch.inputs)
+
+    def samples(self, entry: Entry) -> tuple[Tensor, Tensor]:
+        """Rows that enter the window in the compressed network, and what the original window gives for them."""
+        site, teacher = self.sites[entry.name], self.teacher.model
+        width = site.in_features
+        most = max(2048, _SAMPLE_BYTES // (4 * width))
+        if self.data is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            x = torch.randn(min(most, 4 * width), width, generator=generator).to(device_of(self.student.model))
+            with torch.no_grad():
+                return x, extract(teacher, _modules_of(entry, teacher))(x)
+        xs, ys, rows, every = [], [], 0, site.calls > 1
+        seeing = self.student if self.changed else self.teacher
+        for number, inputs in enumerate(self.inputs(self.data, site)):
+            xs.append(seeing.rows_at(entry.name, inputs, number, every=every))
+            ys.append(self.teacher.rows_at(entry.sites[-1], inputs, number, output=True, every=every))
+            rows += len(xs[-1])
+            if rows >= most:
+                break
+        return torch.cat(xs)[:most], torch.cat(ys)[:most]
 
 
 def _modules_of(entry: Entry, model: nn.Module) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from compressor.calibrate import Moments, moments, rows_at
+from compressor.calibrate import Moments, moments
+from compressor.prefix import Prefix
 
 
 def test_streamed_moments_equal_those_of_all_rows_at_once() -> None:
@@ -57,24 +58,12 @@ def test_without_a_bias_the_metric_is_the_plain_second_moment() -> None:
     torch.testing.assert_close(metric.covariance, rows.double().T @ rows.double() / 50)
 
 
-def test_rows_are_those_that_enter_or_leave_the_site_and_the_rest_is_not_run() -> None:
-    class Stop(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            raise AssertionError("ran past the site")
-
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), Stop())
-    x = torch.randn(2, 6, 3)
-    hidden = torch.relu(model[0](x))
-    torch.testing.assert_close(rows_at(model, "2", (x,)), hidden.reshape(12, 4))
-    torch.testing.assert_close(rows_at(model, "2", (x,), output=True), model[2](hidden).reshape(12, 5))
-
-
 def test_moments_of_a_compressed_prefix_come_from_both_networks() -> None:
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     student = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     x = torch.randn(30, 3)
-    seen = moments("1", teacher, student, [(x,)], same_prefix=False)
+    seen = moments("1", Prefix(teacher), Prefix(student), [(x,)], same_prefix=False)
     with torch.no_grad():
         torch.testing.assert_close(seen.mean, teacher[0](x).double().mean(0))
         torch.testing.assert_close(seen.mean_compressed, student[0](x).double().mean(0))

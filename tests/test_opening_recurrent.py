@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import compressor
-from compressor.calibrate import rows_at
 from compressor.case import open_case
 from compressor.layers import replace
 from compressor.pipeline import make_recipe
+from compressor.prefix import rows_at
 from compressor.sites import find_sites
 from compressor_converters import manifest, safetensors_file
 from compressor_converters.opening import close_model, open_model
