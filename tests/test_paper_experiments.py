@@ -17,14 +17,18 @@ from kernel_dimensions import network as kernel_network
 from lenet import HEADS, PAST, network, weights
 from movielens import _ROUNDS, Setting, fit
 from page import page
+from parity import SMALL, strings
+from parity import learn as learn_parity
 from ratings import Pattern, Ratings, autoencoder, movielens_100k, movielens_100k_fold, penalty, predict, weight_of
 from recovery import between, cascade, fourier, problem, recover_complex, solve, whitened
 from shapes import agrees, counts
 from three_ways import replaced
 from torch import nn
+from unique_elements import Counter, sequences
 from zoo import CaffeLeNet
 
 from compressor.layers import method
+from compressor.train import NoisyActivation, noisy_
 from compressor_kernels import dispatch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +75,48 @@ def test_a_figure_is_reached_by_the_mean_over_the_runs_that_there_are() -> None:
 
 def test_the_page_of_results_is_what_the_scripts_make_of_them() -> None:
     assert (ROOT / "benchmarks/papers/README.md").read_text(encoding="utf-8") == page()
+
+
+# --- 8: mollifying ----------------------------------------------------------------------------------
+
+
+def test_a_mollified_deep_network_learns_parity_and_a_plain_one_does_not() -> None:
+    setting = {("strings_" if key == "strings" else key): value for key, value in SMALL.items()}
+    mollified = learn_parity(mollified=True, seed=0, **setting)
+    plain = learn_parity(mollified=False, seed=0, **setting)
+    assert mollified["error"] == 0
+    assert mollified["loss"] < 0.05
+    assert plain["error"] > 0.3
+    assert plain["loss"] > 0.6
+
+
+@pytest.mark.parametrize("bits", [1, 3, 40])
+def test_parity_is_that_of_the_ones(bits: int) -> None:
+    x, y = strings(bits, 50 if bits == 40 else 0)
+    assert x.abs().eq(1).all()
+    assert torch.equal(y, torch.tensor([sum(value > 0 for value in row) % 2 for row in x.tolist()]))
+    if bits == 3:
+        assert len(x.unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("kind", ["plain", "nan"])
+def test_the_counting_network_is_an_lstm(kind: str) -> None:
+    torch.manual_seed(0)
+    model = Counter(units=5)
+    x, y = sequences(7, 6, torch.Generator().manual_seed(0))
+    assert y.tolist() == [len(set(row)) for row in x.tolist()]
+    lstm = nn.LSTM(11, 5, batch_first=True)
+    order = torch.cat([torch.arange(5) + 5 * gate for gate in (1, 0, 3, 2)])  # torch has input, forget, cell, output
+    with torch.no_grad():
+        lstm.weight_hh_l0.copy_(model.state.weight[order])
+        lstm.bias_hh_l0.copy_(model.state.bias[order])
+        lstm.weight_ih_l0.copy_(model.given.weight.T[order])
+        lstm.bias_ih_l0.zero_()
+        hidden = lstm(nn.functional.one_hot(x, 11).float())[0]
+        torch.testing.assert_close(model(x), model.head(hidden.mean(1)))
+    if kind != "plain":
+        noisy_(model, "nan")
+        assert sum(isinstance(module, NoisyActivation) for module in model.modules()) == 3
 
 
 # --- 9 and 1: counts, and recovery ------------------------------------------------------------------
