@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # QUICK=1 runs a short demo: fewer images and epochs, and only the checks that hold for those.
 QUICK ?=
 
-.PHONY: demo test test-slow cuda lint env bench readme clean
+.PHONY: demo test test-slow cuda lint env bench papers papers-readme readme clean
 
 env: $(STAMP)
 
@@ -56,6 +56,15 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/lstm.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/minilm.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/onnx_versions.py $(if $(QUICK),--quick)
+
+# Lists the experiments of the sources with their times; RUN="name name" runs some. What was broken off is taken up again.
+RUN ?=
+
+papers: $(STAMP)
+	$(BIN)/python benchmarks/papers/run.py $(RUN) $(if $(QUICK),--quick)
+
+papers-readme: $(STAMP)
+	$(BIN)/python benchmarks/papers/page.py
 
 readme: $(STAMP)
 	$(BIN)/python benchmarks/update_readme.py
