@@ -134,7 +134,7 @@ def _fit_linear(
         metric = Metric.identity(dense.in_features)
     else:
         batches = _inputs(data, student, seed, site)
-        seen = moments(entry.name, teacher, student, batches, same_prefix=not changed, every=site.calls > 1)
+        seen = moments(entry.name, teacher, student, batches, same_prefix=not changed, every=site.is_repeated)
         weight, bias, metric = seen.target(weight, bias)
     chosen = method(entry.method)
     layer = chosen.layer.from_dense(weight, bias, chosen.config(entry.config), metric)
@@ -171,8 +171,8 @@ def _samples(
     xs, ys, rows = [], [], 0
     site = sites[entry.name]
     for inputs in _inputs(data, student, seed, site):
-        y = rows_at(teacher, entry.sites[-1], inputs, output=True, every=site.calls > 1)
-        x = rows_at(student if changed else teacher, entry.name, inputs, every=site.calls > 1)
+        y = rows_at(teacher, entry.sites[-1], inputs, output=True, every=site.is_repeated)
+        x = rows_at(student if changed else teacher, entry.name, inputs, every=site.is_repeated)
         xs.append(x)
         ys.append(y)
         rows += len(x)

@@ -15,7 +15,7 @@ from torch import nn
 from compressor.errors import CompressorError
 from compressor_converters.safetensors_file import load_into, read_manifest
 
-_MARKS = ("recipe.yaml", "report.json", "model.safetensors")  # what a folder that we wrote holds
+_MARKS = ("recipe.yaml", "report.json", "model.onnx")  # what a folder that we wrote holds
 
 
 def check_free(path: Path, *, force: bool) -> None:

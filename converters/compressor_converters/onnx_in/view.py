@@ -1,0 +1,241 @@
+"""A graph as it is read: who makes a value, who reads it, and which values are constants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+
+from compressor_converters.onnx_in.read import Array, OnnxFile
+
+STANDARD = ("", "ai.onnx")
+_CHAIN = {"Identity", "Transpose", "Cast", "DequantizeLinear", "Reshape", "Squeeze", "Unsqueeze"}
+
+
+def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
+    """The value of an attribute of ``node``."""
+    for entry in node.attribute:
+        if entry.name == name:
+            return onnx.helper.get_attribute_value(entry)
+    return default
+
+
+def integer(node: onnx.NodeProto, name: str, default: int = 0) -> int:
+    """A whole number among the attributes of ``node``."""
+    value = attribute(node, name, default)
+    assert isinstance(value, int)
+    return value
+
+
+def integers(node: onnx.NodeProto, name: str) -> list[int]:
+    """A list of whole numbers among the attributes of ``node``; empty where there is none."""
+    value = attribute(node, name)
+    return [int(one) for one in value] if isinstance(value, list | tuple) else []
+
+
+def number(node: onnx.NodeProto, name: str, default: float) -> float:
+    """A number among the attributes of ``node``."""
+    value = attribute(node, name, default)
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def is_standard(node: onnx.NodeProto, *kinds: str) -> bool:
+    """Whether ``node`` is one of the standard operators ``kinds``."""
+    return node.domain in STANDARD and node.op_type in kinds
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in the attributes of ``node``: branches and bodies of loops."""
+    for entry in node.attribute:
+        if entry.HasField("g"):
+            yield entry.g
+        yield from entry.graphs
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """All values that ``node`` reads, those that its branches and loops take from outside too."""
+    found = {name for name in node.input if name}
+    for graph in subgraphs(node):
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        inner: set[str] = {value.name for value in graph.output}
+        for child in graph.node:
+            inner |= reads(child)
+            own |= set(child.output)
+        found |= inner - own
+    return found
+
+
+class View:
+    """The graph of a file with its values looked up by name; nothing in it is changed."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        self.file = file
+        self.graph = file.proto.graph
+        self.nodes = list(self.graph.node)
+        self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.inputs = [value for value in self.graph.input if value.name not in self.initializers]
+        self.outputs = [value.name for value in self.graph.output]
+        self.maker = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self.readers: dict[str, list[int]] = {}
+        self.read_by = [reads(node) for node in self.nodes]
+        for i, names in enumerate(self.read_by):
+            for name in names:
+                self.readers.setdefault(name, []).append(i)
+
+    @cached_property
+    def constant_nodes(self) -> set[int]:
+        """Nodes that read constants only, so that they always give the same."""
+        found: set[int] = set()
+        sparse = {tensor.values.name for tensor in self.graph.sparse_initializer}
+        known = {*self.initializers, *sparse}
+        for i, node in enumerate(self.nodes):
+            if self.read_by[i] <= known and not node.op_type.startswith("Random"):
+                found.add(i)
+                known |= set(node.output)
+        return found
+
+    def is_only_read_by(self, value: str, reader: int) -> bool:
+        """Whether the node ``reader`` alone reads ``value``, which is no output either."""
+        return self.readers.get(value) == [reader] and value not in self.outputs
+
+    def only_reader(self, value: str) -> int | None:
+        """The one node that reads ``value``; None where there are none or several, or it is an output."""
+        found = self.readers.get(value, [])
+        return found[0] if len(found) == 1 and value not in self.outputs else None
+
+    # --- constants ------------------------------------------------------------------------------
+
+    def key(self, name: str) -> tuple[object, ...] | None:
+        """What ``name`` is made of, where it is a constant: equal keys, equal numbers. Copies are one."""
+        if name in self.initializers:
+            return (name,)
+        made = self.maker.get(name)
+        if made is None:
+            return None
+        node = self.nodes[made]
+        if is_standard(node, "Constant"):
+            return (name,)
+        if not is_standard(node, *_CHAIN):
+            return None
+        inner = [self.key(one) for one in node.input if one]
+        if any(one is None for one in inner):
+            return None
+        if node.op_type == "Identity":
+            return inner[0]
+        if node.op_type == "Transpose" and self._turns(node):
+            return turned(inner[0])
+        how = tuple(sorted(entry.SerializeToString(deterministic=True) for entry in node.attribute))
+        return (node.op_type, how, *inner)
+
+    def _turns(self, node: onnx.NodeProto) -> bool:
+        """Whether a Transpose turns a matrix."""
+        perm = integers(node, "perm")
+        return perm == [1, 0] or (not perm and len(self.shape(node.input[0]) or ()) == 2)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a constant, without its numbers where they are not needed."""
+        if name in self.initializers:
+            return tuple(self.initializers[name].dims)
+        if self.key(name) is None:
+            return None
+        node = self.nodes[self.maker[name]]
+        if node.op_type in ("Identity", "Cast", "DequantizeLinear"):
+            return self.shape(node.input[0])
+        if node.op_type == "Transpose":
+            inner = self.shape(node.input[0]) or ()
+            perm = integers(node, "perm") or list(reversed(range(len(inner))))
+            return tuple(inner[axis] for axis in perm)
+        return tuple(self.value(name).shape)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The type of a constant's numbers."""
+        if name in self.initializers:
+            try:
+                return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.initializers[name].data_type))
+            except KeyError:
+                return np.dtype(object)
+        node = self.nodes[self.maker[name]]
+        if node.op_type == "Cast":
+            return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(integer(node, "to")))
+        if node.op_type == "Constant":
+            return self.value(name).dtype
+        return self.dtype(node.input[1] if node.op_type == "DequantizeLinear" else node.input[0])
+
+    def value(self, name: str) -> Array:
+        """The numbers of a constant; ValueError where ``name`` is none that can be read."""
+        if name in self.initializers:
+            return self.file.array(self.initializers[name])
+        if self.key(name) is None:
+            raise ValueError(f"'{name}' is no constant")
+        node = self.nodes[self.maker[name]]
+        if node.op_type == "Constant":
+            return _constant(node, self.file)
+        return _computed(node, [self.value(one) if one else None for one in node.input])
+
+    def roots(self, name: str) -> set[str]:
+        """The stored tensors and constant nodes that a constant is computed from."""
+        if name in self.initializers or name not in self.maker:
+            return {name}
+        node = self.nodes[self.maker[name]]
+        return {name} if node.op_type == "Constant" else {root for one in node.input if one for root in self.roots(one)}
+
+
+def turned(key: tuple[object, ...] | None) -> tuple[object, ...] | None:
+    """The key of a matrix turned; of one turned twice, its own."""
+    if key is None:
+        return None
+    return key[1] if len(key) == 2 and key[0] == "turned" and isinstance(key[1], tuple) else ("turned", key)
+
+
+def _constant(node: onnx.NodeProto, file: OnnxFile) -> Array:
+    (entry,) = node.attribute
+    if entry.HasField("t"):
+        return file.array(entry.t)
+    value = onnx.helper.get_attribute_value(entry)
+    if entry.name in ("value_float", "value_floats"):
+        return np.asarray(value, np.float32)
+    if entry.name in ("value_int", "value_ints"):
+        return np.asarray(value, np.int64)
+    raise ValueError(f"the constant '{node.output[0]}' holds no numbers")
+
+
+def _computed(node: onnx.NodeProto, inputs: list[Array | None]) -> Array:
+    """What one of the chained operators makes of constants."""
+    x = inputs[0]
+    assert x is not None
+    if node.op_type == "Identity":
+        return x
+    if node.op_type == "Transpose":
+        return x.transpose(integers(node, "perm") or None)
+    if node.op_type == "Cast":
+        return x.astype(onnx.helper.tensor_dtype_to_np_dtype(integer(node, "to")))
+    if node.op_type == "DequantizeLinear":
+        return _dequantized(node, x, inputs[1], inputs[2] if len(inputs) > 2 else None)
+    second = inputs[1] if len(inputs) > 1 else None
+    axes = [int(a) for a in second.ravel()] if second is not None else integers(node, "axes")
+    if node.op_type == "Reshape":
+        shape = [x.shape[i] if size == 0 and not integer(node, "allowzero") else size for i, size in enumerate(axes)]
+        return x.reshape(shape)
+    if node.op_type == "Squeeze":
+        return np.squeeze(x, tuple(axes) or None)
+    return np.expand_dims(x, tuple(axes))
+
+
+def _dequantized(node: onnx.NodeProto, x: Array, scale: Array | None, zero: Array | None) -> Array:
+    assert scale is not None
+    block = integer(node, "block_size")
+    axis = integer(node, "axis", 1) % max(1, x.ndim)
+    shift = np.zeros_like(scale, dtype=np.int32) if zero is None else zero.astype(np.int32)
+    if block:
+        scale, shift = (np.repeat(part, block, axis)[tuple(slice(n) for n in x.shape)] for part in (scale, shift))
+    elif scale.ndim == 1 and scale.size > 1:
+        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+        scale, shift = scale.reshape(shape), shift.reshape(shape)
+    else:
+        scale, shift = scale.reshape(()), shift.reshape(())
+    out: Array = (x.astype(np.int32) - shift).astype(scale.dtype) * scale
+    return out
