@@ -35,10 +35,12 @@ def verify(
     """
     if isinstance(model, OnnxNetwork):
         assert isinstance(original, OnnxNetwork)
-        check_untouched(model, folder / "model.onnx")
+        written, exact = folder / "model.onnx", original.view.is_quantized
+        check_untouched(model, written)
+        read = ort_session(original.view.file.path, exact=exact)
         return [
-            _check("the original in parts", original, inputs, FileRun(original, ort_session(original.view.file.path))),
-            _check("model.onnx", model, inputs, FileRun(model, ort_session(folder / "model.onnx"))),
+            _check("the original in parts", original, inputs, FileRun(original, read)),
+            _check("model.onnx", model, inputs, FileRun(model, ort_session(written, exact=exact))),
         ]
     checks = [
         _check("model.safetensors", model, inputs, _torch(load_folder(folder, model=rebuild()))),

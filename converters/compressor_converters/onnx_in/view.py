@@ -98,9 +98,10 @@ class View:
                 known |= set(node.output)
         return found
 
-    def is_only_read_by(self, value: str, reader: int) -> bool:
-        """Whether the node ``reader`` alone reads ``value``, which is no output either."""
-        return self.readers.get(value) == [reader] and value not in self.outputs
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights are stored in few bits: onnxruntime then multiplies in 8 bits where it is let."""
+        return any(node.op_type == "DequantizeLinear" for node in self.nodes)
 
     def only_reader(self, value: str) -> int | None:
         """The one node that reads ``value``; None where there are none or several, or it is an output."""

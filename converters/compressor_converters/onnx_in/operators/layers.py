@@ -173,7 +173,8 @@ def _rms_norm(node: Node, _opset: int, x: Tensor, scale: Tensor) -> Tensor:
 @operator("LpNormalization")
 def _lp_norm(node: Node, _opset: int, x: Tensor) -> Tensor:
     axis, p = integer(node, "axis", -1), integer(node, "p", 2)
-    return x / torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    size = torch.linalg.vector_norm(x, p, axis, keepdim=True)
+    return torch.where(size == 0, 0, x / size)
 
 
 @operator("Resize")
