@@ -31,7 +31,7 @@ from compressor.report import LatencyRow, Side
 from compressor.sites import device_of, structured
 from compressor_converters import manifest as manifests
 from compressor_converters.onnx_file import save_onnx
-from compressor_converters.onnx_in import OnnxNetwork, macs_outside, save_network
+from compressor_converters.onnx_in import FileRun, OnnxNetwork, macs_outside, save_network
 from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
@@ -103,8 +103,10 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
             runs = {name: _torch_run(m, inputs) for name, m in models.items() if not isinstance(m, OnnxNetwork)}
             _enter(candidates, "torch", rows, latencies(runs, seconds=limit, max_rounds=most))
             advance(1)
-            if isinstance(case.model, OnnxNetwork) and not case.model.takes(inputs):
-                continue  # a graph for another number of rows
+            if isinstance(case.model, OnnxNetwork):
+                if (call := case.model.one_call(inputs)) is None:
+                    continue  # a graph for fewer rows
+                inputs = call
             sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
             _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
             advance(1)
@@ -176,7 +178,7 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
     """Accuracy, or the named metric, where there are labels; else agreement with the original."""
     if eval_fn is not None and candidate.model is not None:
         return {"metric": "eval_fn", "value": float(eval_fn(candidate.model))}
-    run = _runner(candidate)
+    run = _runner(case, candidate)
     data = case.eval_data
     if data is not None and data.has_labels:
         found = evaluate(run, data, case.recipe.metric)
@@ -193,10 +195,12 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
     return {}
 
 
-def _runner(candidate: Candidate) -> Callable[[tuple[Tensor, ...]], Tensor]:
+def _runner(case: Case, candidate: Candidate) -> Callable[[tuple[Tensor, ...]], Tensor]:
     if candidate.model is not None:
         return _torch_runner(candidate.model)
     session = ort_session(candidate.onnx)
+    if isinstance(case.model, OnnxNetwork):
+        return FileRun(case.model, session)
     return lambda inputs: torch.from_numpy(run_ort(session, inputs)[0])
 
 

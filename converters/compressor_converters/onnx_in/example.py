@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from compressor.errors import CompressorError
 from compressor_converters.onnx_in.network import Input, OnnxNetwork
+from compressor_converters.onnx_in.segment import LoadError
 from compressor_converters.onnx_in.view import integer, is_standard
 
 _SIZES = (16, 32, 64, 96, 128, 224, 256, 320, 640, 1, 512, 1024, 16000)  # tried for a size that the graph leaves open
@@ -26,6 +28,8 @@ def make_example(network: OnnxNetwork) -> tuple[Tensor, ...] | None:
             try:
                 with torch.no_grad():
                     network(*example)
+            except LoadError as error:
+                raise CompressorError(f"{network.view.file.path}: {error}") from None
             except RuntimeError:
                 continue
             return example

@@ -23,10 +23,6 @@ class FileRun:
             found = self.network.in_order(self.network.by_call(inputs, self._run))
         return found if isinstance(found, Tensor) else found[0]
 
-    def once(self, inputs: tuple[Tensor, ...]) -> None:
-        """One call of the file on ``inputs``, which it takes as they are."""
-        self._run(inputs)
-
     def _run(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         names = [spec.name for spec in self.network.inputs]
         feeds = {name: x.detach().cpu().contiguous().numpy() for name, x in zip(names, inputs, strict=True)}

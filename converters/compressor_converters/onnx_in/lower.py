@@ -8,7 +8,7 @@ import onnx
 from onnx import defs, helper, numpy_helper
 
 from compressor.layers.onnx_body import DOMAIN, OPSET
-from compressor_converters.onnx_in.view import STANDARD, attribute
+from compressor_converters.onnx_in.view import STANDARD, attribute, integer
 
 _END = 2**62
 _AXES_WERE_ATTRIBUTES = {"Squeeze": 13, "Unsqueeze": 13, "ReduceSum": 13, "ReduceMean": 18, "ReduceMax": 18,
@@ -56,6 +56,8 @@ def _lowered(
         return [_changed(node, drop=("noop_with_empty_axes",), inputs=[node.input[0]], axes=axes)]
     if node.op_type == "Split" and opset < 18:
         return [_split(node, opset, constants)]
+    if node.op_type == "Gemm" and opset < 11 and len(node.input) < 3:
+        return _product(node)
     if node.op_type == "Reshape" and opset < 14:
         return [_changed(node, drop=("allowzero",))]
     return [node]
@@ -120,6 +122,18 @@ def _split(node: onnx.NodeProto, opset: int, constants: Mapping[str, onnx.Tensor
     return _changed(node, drop=("num_outputs",), inputs=[node.input[0]], split=sizes)
 
 
+def _product(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A Gemm without a bias, as the exporter writes it, once it had to have one."""
+    x, weight = node.input
+    turned = f"{node.output[0]}/turned"
+    if not integer(node, "transB"):
+        return [helper.make_node("MatMul", [x, weight], list(node.output))]
+    return [
+        helper.make_node("Transpose", [weight], [turned], perm=[1, 0]),
+        helper.make_node("MatMul", [x, turned], list(node.output)),
+    ]
+
+
 def _check(node: onnx.NodeProto, opset: int) -> None:
     """The operator is there in ``opset``, with these attributes and as many inputs."""
     if node.domain == DOMAIN:
@@ -129,6 +143,6 @@ def _check(node: onnx.NodeProto, opset: int) -> None:
     except defs.SchemaError:
         raise OldOpsetError(f"opset {opset} has no {node.op_type}, which the layer needs") from None
     wrong = [entry.name for entry in node.attribute if entry.name not in schema.attributes]
-    if wrong or len(node.input) > schema.max_input:
+    if wrong or not schema.min_input <= len(node.input) <= schema.max_input:
         said = f"the attribute {wrong[0]}" if wrong else f"{len(node.input)} inputs"
         raise OldOpsetError(f"{node.op_type} of opset {opset} does not take {said}, which the layer needs")

@@ -14,11 +14,10 @@ import onnx
 from torch import nn
 
 from compressor_converters.onnx_in.read import Array
-from compressor_converters.onnx_in.view import View, attribute, integer, integers, is_standard, number, turned
+from compressor_converters.onnx_in.view import View, attribute, integer, integers, is_standard, number
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.float64))
 _TAKEN = {"training", "view", "inputs", "calls", "steps", "rows", "order", "maps", "hidden"}  # of the network itself
-Key = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class DenseMap:
     output: str
     weight: str
     bias: str | None
-    weight_key: Key
-    bias_key: Key | None
+    weight_key: int  # equal keys, equal numbers
+    bias_key: int | None
     weight_is_in_out: bool = False  # the constant is W turned
     scale: float = 1.0  # of the weight
     bias_scale: float = 1.0
@@ -89,7 +88,7 @@ def _gemm(view: View, i: int, node: onnx.NodeProto) -> DenseMap | None:
     in_out, key = not integer(node, "transB"), view.key(w)
     assert key is not None
     return DenseMap(
-        _name(node, w), (i,), x, node.output[0], w, b or None, turned(key) or key if in_out else key,
+        _name(node, w), (i,), x, node.output[0], w, b or None, view.turned(key) if in_out else key,
         view.key(b) if b else None, weight_is_in_out=in_out, scale=number(node, "alpha", 1.0),
         bias_scale=number(node, "beta", 1.0),
     )  # fmt: skip
@@ -99,8 +98,9 @@ def _matmul(view: View, i: int, node: onnx.NodeProto) -> DenseMap | None:
     x, w = node.input
     if not _is_matrix(view, w) or view.key(x) is not None:
         return None
-    key = turned(view.key(w))
-    assert key is not None
+    stored = view.key(w)
+    assert stored is not None
+    key = view.turned(stored)
     name, output = _name(node, w), node.output[0]
     after = view.only_reader(output)
     add = view.nodes[after] if after is not None else None

@@ -121,8 +121,8 @@ class OnnxNetwork(nn.Module):
             calls = [[x[i] if w else x[i : i + 1] for x, w in zip(given, whole, strict=True)] for i in range(rows)]
             return self._joined([run(call) for call in calls], [1] * rows)
         if not self._rows_were_tried and rows > 1:
-            self._rows_were_tried = True
             self.rows = None if self._takes_rows([x[:2] for x in given]) else 1
+            self._rows_were_tried = True
         if self.rows is None or rows == self.rows:
             return run(given)
         sizes = [min(self.rows, rows - start) for start in range(0, rows, self.rows)]
@@ -135,10 +135,12 @@ class OnnxNetwork(nn.Module):
             return len(inputs[0])
         return 1 if self.rows is None else -(-len(inputs[0]) // self.rows)
 
-    def takes(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether one call takes ``inputs`` as they are."""
-        whole = any(self.is_whole(x, spec) for x, spec in zip(inputs, self.inputs, strict=True))
-        return not whole and self.rows in (None, len(inputs[0]))
+    def one_call(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """``inputs`` as one call of the graph takes them; None where they are more than one call."""
+        if self.passes(inputs) > 1:
+            return None
+        given = zip(inputs, self.inputs, strict=True)
+        return tuple((x[0] if self.is_whole(x, spec) else x).to(spec.dtype) for x, spec in given)
 
     def is_whole(self, x: Tensor, spec: Input) -> bool:
         """Whether each row of ``x`` is the whole input of one call."""
@@ -308,21 +310,20 @@ def _input(value: onnx.ValueInfoProto) -> Input:
 
 
 def _linear(one: DenseMap, view: View, weights: dict[Any, nn.Parameter]) -> nn.Linear:
-    """The map as a module; equal weights, and equal biases, are the same parameter."""
+    """The map as a module; equal weights are the same parameter.
+
+    Biases are not, though on the same memory: exporters store equal ones, zeros for instance, once.
+    """
     w, b = one.dense(view)
-
-    def parameter(key: tuple[Any, ...], array: Any) -> nn.Parameter:
-        if key not in weights:
-            array = array.astype(np.float32) if array.dtype == np.float16 else array
-            weights[key] = nn.Parameter(_as_view(array), requires_grad=False)
-        return weights[key]
-
     with torch.device("meta"):
         linear = nn.Linear(w.shape[1], w.shape[0], bias=b is not None)
-    linear.weight = parameter(one.weight_key if one.scale == 1 else (one.weight_key, one.scale), w)
+    key = one.weight_key if one.scale == 1 else (one.weight_key, one.scale)
+    kind = np.float32 if w.dtype == np.float16 else w.dtype
+    if key not in weights:
+        weights[key] = nn.Parameter(_as_view(w.astype(kind, copy=False)), requires_grad=False)
+    linear.weight = weights[key]
     if b is not None:
-        assert one.bias_key is not None
-        linear.bias = parameter(("bias", one.bias_key, one.bias_scale, len(b)), b)
+        linear.bias = nn.Parameter(as_tensor(b.astype(kind, copy=False)), requires_grad=False)
     return linear
 
 

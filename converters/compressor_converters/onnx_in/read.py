@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,15 +99,30 @@ def read_onnx(path: Path) -> OnnxFile:
         raise CompressorError(f"{path}: is written for opset {file.opset}; from {OLDEST_OPSET} on it can be run")
     try:
         _check_order(proto.graph)
-        for tensor in (*proto.graph.initializer, *_constants(proto.graph)):
+        for tensor in proto.graph.initializer:
+            _check_tensor(tensor, file)
+        for tensor in _inner(proto):
+            if is_external(tensor):
+                raise ValueError(f"'{tensor.name}', inside of a node, is said to lie in a file of its own; only stored"
+                                 " tensors of the main graph may")  # fmt: skip
             _check_tensor(tensor, file)
     except ValueError as error:
         raise CompressorError(f"{path}: {error}") from None
     return file
 
 
-def _constants(graph: onnx.GraphProto) -> list[TensorProto]:
-    return [a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
+def _inner(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """All tensors but the main graph's stored ones: in nodes, branches, loops and functions."""
+    pending: list[onnx.NodeProto] = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
+    for sparse in proto.graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    while pending:
+        for entry in pending.pop().attribute:
+            yield from [entry.t] if entry.HasField("t") else []
+            yield from entry.tensors
+            for graph in [*([entry.g] if entry.HasField("g") else []), *entry.graphs]:
+                yield from graph.initializer
+                pending.extend(graph.node)
 
 
 def _check_order(graph: onnx.GraphProto) -> None:

@@ -23,6 +23,10 @@ _TYPES = {
 }  # fmt: skip
 
 
+class LoadError(RuntimeError):
+    """onnxruntime does not know an operator, or finds the graph at fault."""
+
+
 class Segment:
     """The nodes ``nodes`` of a graph, with the constants that they read; its session is made when it is first run.
 
@@ -71,7 +75,7 @@ class Segment:
                 proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # as above
-            raise RuntimeError(f"onnxruntime does not load it: {reason(error)}") from error
+            raise LoadError(f"onnxruntime does not load it: {reason(error)}") from error
         kinds = {entry.name: entry.type for entry in session.get_inputs()}
         self._wanted = {name: _numpy_type(kinds[name]) for name in self.inputs}
         return session

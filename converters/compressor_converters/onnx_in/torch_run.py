@@ -25,12 +25,15 @@ class TorchRun:
         self.view = view
         self._constants: dict[str, Tensor] = {}
         self._alone: dict[int, Segment] = {}
+        self._reads: dict[int, tuple[list[int], list[str]]] = {}  # by segment, which live as long as the view
 
     def run(self, segment: Segment, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the nodes of ``segment`` make of ``values``. NoGradientError where one cannot be passed."""
         found = {name: values[name] for name in segment.inputs}
         device = next(iter(found.values())).device if found else None
-        nodes, stored = with_constants(self.view, segment.nodes)
+        if id(segment) not in self._reads:
+            self._reads[id(segment)] = with_constants(self.view, segment.nodes)
+        nodes, stored = self._reads[id(segment)]
         for name in stored:
             if name not in self._constants:
                 self._constants[name] = as_tensor(self.view.file.array(self.view.initializers[name]))

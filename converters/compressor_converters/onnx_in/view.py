@@ -12,6 +12,7 @@ import onnx
 from compressor_converters.onnx_in.read import Array, OnnxFile
 
 STANDARD = ("", "ai.onnx")
+_LONGEST = 32  # nodes between a stored tensor and what is still taken for a constant weight
 _CHAIN = {"Identity", "Transpose", "Cast", "DequantizeLinear", "Reshape", "Squeeze", "Unsqueeze"}
 
 
@@ -110,27 +111,43 @@ class View:
 
     # --- constants ------------------------------------------------------------------------------
 
-    def key(self, name: str) -> tuple[object, ...] | None:
-        """What ``name`` is made of, where it is a constant: equal keys, equal numbers. Copies are one."""
-        if name in self.initializers:
-            return (name,)
-        made = self.maker.get(name)
-        if made is None:
-            return None
-        node = self.nodes[made]
-        if is_standard(node, "Constant"):
-            return (name,)
-        if not is_standard(node, *_CHAIN):
-            return None
-        inner = [self.key(one) for one in node.input if one]
-        if any(one is None for one in inner):
-            return None
-        if node.op_type == "Identity":
-            return inner[0]
-        if node.op_type == "Transpose" and self._turns(node):
-            return turned(inner[0])
-        how = tuple(sorted(entry.SerializeToString(deterministic=True) for entry in node.attribute))
-        return (node.op_type, how, *inner)
+    def key(self, name: str) -> int | None:
+        """A number for what ``name`` is made of, where it is a constant: equal numbers, equal values."""
+        return self._keys.get(name)
+
+    @cached_property
+    def _keys(self) -> dict[str, int]:
+        """Of the stored tensors, and of what short chains of nodes make of them; copies have the same."""
+        self._known: dict[tuple[object, ...], int] = {}
+        found = {name: self._number(("stored", name)) for name in self.initializers}
+        depth: dict[str, int] = {}
+        for node in self.nodes:
+            if is_standard(node, "Constant"):
+                found[node.output[0]] = self._number(("stored", node.output[0]))
+            if not is_standard(node, *_CHAIN) or not all(name in found for name in node.input if name):
+                continue
+            long = 1 + max((depth.get(name, 0) for name in node.input), default=0)
+            if long > _LONGEST:
+                continue
+            inner = [found[name] for name in node.input if name]
+            output = node.output[0]
+            depth[output] = long
+            if node.op_type == "Identity":
+                found[output] = inner[0]
+            elif node.op_type == "Transpose" and self._turns(node):
+                found[output] = self.turned(inner[0])
+            else:
+                how = tuple(sorted(entry.SerializeToString(deterministic=True) for entry in node.attribute))
+                found[output] = self._number((node.op_type, how, *inner))
+        return found
+
+    def _number(self, made: tuple[object, ...]) -> int:
+        return self._known.setdefault(made, len(self._known))
+
+    def turned(self, key: int) -> int:
+        """The key of a matrix turned; of one turned twice, its own."""
+        before = next((made for made, number in self._known.items() if number == key), ())
+        return before[1] if before[:1] == ("turned",) and isinstance(before[1], int) else self._number(("turned", key))
 
     def _turns(self, node: onnx.NodeProto) -> bool:
         """Whether a Transpose turns a matrix."""
@@ -168,28 +185,35 @@ class View:
 
     def value(self, name: str) -> Array:
         """The numbers of a constant; ValueError where ``name`` is none that can be read."""
-        if name in self.initializers:
-            return self.file.array(self.initializers[name])
-        if self.key(name) is None:
+        if name not in self.initializers and name not in self._keys:
             raise ValueError(f"'{name}' is no constant")
-        node = self.nodes[self.maker[name]]
-        if node.op_type == "Constant":
-            return _constant(node, self.file)
-        return _computed(node, [self.value(one) if one else None for one in node.input])
+        made: dict[str, Array] = {}
+        for i in self._chain(name):
+            node = self.nodes[i]
+            inputs = [(made[one] if one in made else self._stored(one)) if one else None for one in node.input]
+            made[node.output[0]] = _constant(node, self.file) if node.op_type == "Constant" else _computed(node, inputs)
+        return made[name] if name in made else self._stored(name)
+
+    def _stored(self, name: str) -> Array:
+        return self.file.array(self.initializers[name])
+
+    def _chain(self, name: str) -> list[int]:
+        """The nodes that a constant is computed by, in order."""
+        found: set[int] = set()
+        pending = [name]
+        while pending:
+            maker = self.maker.get(pending.pop())
+            if maker is not None and maker not in found:
+                found.add(maker)
+                pending.extend(one for one in self.nodes[maker].input if one)
+        return sorted(found)
 
     def roots(self, name: str) -> set[str]:
         """The stored tensors and constant nodes that a constant is computed from."""
-        if name in self.initializers or name not in self.maker:
-            return {name}
-        node = self.nodes[self.maker[name]]
-        return {name} if node.op_type == "Constant" else {root for one in node.input if one for root in self.roots(one)}
-
-
-def turned(key: tuple[object, ...] | None) -> tuple[object, ...] | None:
-    """The key of a matrix turned; of one turned twice, its own."""
-    if key is None:
-        return None
-    return key[1] if len(key) == 2 and key[0] == "turned" and isinstance(key[1], tuple) else ("turned", key)
+        nodes = [self.nodes[i] for i in self._chain(name)]
+        read = {one for node in nodes for one in node.input if one in self.initializers}
+        constants = {node.output[0] for node in nodes if node.op_type == "Constant"}
+        return read | constants | ({name} if name in self.initializers else set())
 
 
 def _constant(node: onnx.NodeProto, file: OnnxFile) -> Array:
