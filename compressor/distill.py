@@ -23,6 +23,7 @@ from compressor.sites import device_of, extract, structured
 from compressor.train.gradient import GradientNoise
 from compressor.train.progressive import Fading, Shares
 from compressor.training import Training, varied
+from compressor_converters.onnx_in import OnnxNetwork
 
 
 @dataclass
@@ -259,13 +260,21 @@ def distill(
                     _save(checkpoint, run, result, best)
                 if result.stopped is not None or epoch + 1 - result.best_epoch >= how.patience:
                     break
-        student.load_state_dict(best)
+        student.load_state_dict(best, strict=False)
     student.eval()
     return result
 
 
+def obstacle(student: nn.Module, data: Dataset) -> str | None:
+    """Why ``student`` cannot be trained as a whole, in words; None where it can."""
+    return student.obstacle(data.head(2).inputs) if isinstance(student, OnnxNetwork) else None
+
+
 def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """All that training may change."""
+    kept = model.state_dict(keep_vars=True).items()
+    frozen = {name for name, value in kept if isinstance(value, nn.Parameter) and not value.requires_grad}
+    return {name: value.detach().clone() for name, value in kept if name not in frozen}
 
 
 def _save(path: Path, run: _Run, result: Distilled, best: dict[str, Tensor]) -> None:
@@ -293,7 +302,7 @@ def _resume(path: Path, run: _Run, result: Distilled) -> int:
     if not path.exists():
         return 0
     state = _load(path)
-    run.student.load_state_dict(state["student"])
+    run.student.load_state_dict(state["student"], strict=False)
     run.optimizer.load_state_dict(state["optimizer"])
     run.step = state["step"]
     run.shares.first, run.shares.average = state["seen"]

@@ -37,12 +37,13 @@ class Fading(nn.Module):
         y: Tensor = self.block(x)
         if not self.training or self.share <= 0:
             return y
+        original: Tensor = self.original(x)
         if self.way == "cosine":
-            return self.share * self.original(x) + (1 - self.share) * y
+            return self.share * original + (1 - self.share) * y
         shape = (1,) * y.ndim if self.way == "theseus" else y.shape
         with torch.no_grad():
             keep = torch.rand(shape, dtype=y.dtype, device=y.device) < self.share
-        return torch.where(keep, self.original(x), y)
+        return torch.where(keep, original, y)
 
 
 class Shares:
