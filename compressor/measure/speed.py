@@ -105,8 +105,11 @@ def one_thread() -> Iterator[None]:
 _input_names: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
 
 
-def ort_session(path: str | Path, threads: int = 1) -> InferenceSession:
-    """Stock onnxruntime on the CPU with the file ``path``: no plug-in, ``threads`` threads that do not spin."""
+def ort_session(path: str | Path, threads: int = 1, *, library: Path | None = None) -> InferenceSession:
+    """Stock onnxruntime on the CPU with the file ``path``: ``threads`` threads that do not spin.
+
+    No plug-in, unless ``library`` with operators of its own is given.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -116,6 +119,8 @@ def ort_session(path: str | Path, threads: int = 1) -> InferenceSession:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     if not Path(path).is_file():
         raise CompressorError(f"{path}: no such file")
     try:
