@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # QUICK=1 runs a short demo: fewer images and epochs, and only the checks that hold for those.
 QUICK ?=
 
-.PHONY: demo test test-slow lint env bench readme clean
+.PHONY: demo test test-slow lint env bench fuzz readme clean
 
 env: $(STAMP)
 
@@ -45,6 +45,14 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/layer_fit.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/lstm.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/minilm.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/hugging_face.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick)
+
+# Every loader, SECONDS long in all, on inputs that a coverage-guided fuzzer makes; what breaks one is kept.
+SECONDS ?= 60
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	cd tests/fuzz && OMP_NUM_THREADS=1 ../../$(BIN)/python run.py --seconds $(SECONDS)
 
 readme: $(STAMP)
 	$(BIN)/python benchmarks/update_readme.py
