@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # QUICK=1 runs a short demo: fewer images and epochs, and only the checks that hold for those.
 QUICK ?=
 
-.PHONY: demo test test-slow cuda lint env bench papers papers-readme readme clean
+.PHONY: demo test test-slow cuda lint env bench papers papers-readme fuzz readme clean
 
 env: $(STAMP)
 
@@ -58,6 +58,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/lstm.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/minilm.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/onnx_versions.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/hugging_face.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick)
 
 # Lists the experiments of the sources with their times; RUN="name name" runs some. What was broken off is taken up again.
 RUN ?=
@@ -67,6 +69,12 @@ papers: $(STAMP)
 
 papers-readme: $(STAMP)
 	$(BIN)/python benchmarks/papers/page.py
+
+# Every loader, SECONDS long in all, on inputs that a coverage-guided fuzzer makes; what breaks one is kept.
+SECONDS ?= 60
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	cd tests/fuzz && OMP_NUM_THREADS=1 ../../$(BIN)/python run.py --seconds $(SECONDS)
 
 readme: $(STAMP)
 	$(BIN)/python benchmarks/update_readme.py

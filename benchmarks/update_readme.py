@@ -188,6 +188,36 @@ def onnx_files() -> str:
     return "\n".join([*lines, "", how + _machine(result)])
 
 
+def scale() -> str:
+    """What a streamed job took, in one sentence."""
+    path = RESULTS / "scale.json"
+    if not path.exists():
+        return "_not measured yet: `make bench`_"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    size, layer, peak, bound, written = (
+        f"{found[f'{name}_bytes'] / 1e9:.2f} GB" for name in ("model", "layer", "peak", "bound", "size")
+    )
+    return (
+        f"Measured (`benchmarks/scale.py`): a model of {size}, largest layer {layer}, by `{found['method']}` to"
+        f" {written}: the process took {peak} at most, Python and torch with it; the model and twice its largest layer"
+        f" are {bound}."
+    )
+
+
+def folder() -> str:
+    """What a fresh process made of a compressed folder, in one sentence."""
+    path = RESULTS / "hugging_face.json"
+    if not path.exists():
+        return "_not measured yet: `make bench`_"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    before, after = found["dense_params"]
+    return (
+        f"Measured (`benchmarks/hugging_face.py`): all-MiniLM-L6-v2 by `{found['method']}`, {before:,} to {after:,}"
+        f" dense parameters: sentence embeddings by `from_pretrained` in a fresh process are off those in memory by"
+        f" {found['fresh_process_off']:.1e}, those of stock onnxruntime by {found['onnxruntime_off']:.1e}."
+    )
+
+
 _LENET = ("Caffe LeNet on MNIST", {"error": ("test error", ".2%")})
 _LSTM = ("LSTM on rows of MNIST", {"error": ("test error", ".2%")})
 _MINILM = ("all-MiniLM-L6-v2 on SICK", {"spearman": ("Spearman", ".4f"), "cosine": ("cosine with the original", ".4f")})
@@ -205,6 +235,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": kernels,
     "onnx_versions": onnx_versions,
     "minilm": lambda: comparison("minilm", *_MINILM),
+    "folder": folder,
+    "scale": scale,
 }
 
 

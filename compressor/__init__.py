@@ -1,6 +1,7 @@
 """Turn a trained neural network into a small, fast one by making its dense layers structured.
 
 The public names are loaded when they are first used, so that ``import compressor`` and ``compress --help`` are quick.
+Importing it lets ``AutoModel.from_pretrained`` of transformers read compressed Hugging Face folders.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import CompressorError
+from compressor_converters.hugging_face.registration import register
 
 if TYPE_CHECKING:
     from compressor.layers import Metric, StructuredLayer, methods
@@ -51,3 +53,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'compressor' has no attribute '{name}'")
     module, attribute = _HOMES[name]
     return getattr(importlib.import_module(module), attribute)
+
+
+register()  # so that transformers reads the folders that we write

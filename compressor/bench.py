@@ -10,7 +10,7 @@ from compressor.candidate import Candidate, export, temporary_folder, time_all
 from compressor.case import open_case, threads
 from compressor.errors import CompressorError
 from compressor.progress import Progress, silent
-from compressor.recipe import Recipe, read_recipe
+from compressor.recipe import Recipe, read_recipe, refuse_code_in
 from compressor.report import LatencyRow
 from compressor_converters.folder import load_folder
 from compressor_converters.onnx_in import OnnxNetwork
@@ -40,6 +40,7 @@ def bench(
     live = original if isinstance(original, nn.Module) else None
     if isinstance(original, str):
         recipe = recipe.model_copy(update={"model": original, "model_sha256": None})
+    refuse_code_in(folder, recipe)
     with threads(1):
         case = open_case(recipe, model=live, unsafe=unsafe_load, progress=progress)
         graph = isinstance(case.model, OnnxNetwork)  # then there is nothing but model.onnx

@@ -30,6 +30,7 @@ from compressor.measure import (
 from compressor.report import LatencyRow, Side
 from compressor.sites import device_of, structured
 from compressor_converters import manifest as manifests
+from compressor_converters.hugging_face.writing import is_hugging_face, write_config
 from compressor_converters.onnx_file import save_onnx
 from compressor_converters.onnx_in import FileRun, OnnxNetwork, macs_outside, save_network
 from compressor_converters.pt2 import save_pt2
@@ -81,12 +82,15 @@ def export(case: Case, candidate: Candidate) -> None:
     example = tuple(x.cpu() for x in case.example)
     described = manifests.describe(model, arch=case.recipe.arch, input_names=case.loaded.input_names)
     save_safetensors(model, described, candidate.folder / "model.safetensors")
+    free = case.loaded.free_axes
     for note in (
-        save_pt2(model, example, candidate.folder / "model.pt2"),
-        save_onnx(model, example, candidate.onnx, input_names=case.loaded.input_names),
+        save_pt2(model, example, candidate.folder / "model.pt2", free=free),
+        save_onnx(model, example, candidate.onnx, input_names=case.loaded.input_names, free=free),
     ):
         if note:
             candidate.notes.append(note)
+    if case.loaded.folder is not None and is_hugging_face(model):
+        write_config(model, candidate.folder, source=case.loaded.folder)
 
 
 def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | None = None) -> None:

@@ -15,9 +15,12 @@ import click
 from rich.console import Console
 
 from compressor import __version__
+from compressor.command import JOB, Job, Main
 from compressor.console import (
     Stop,
     describe_method,
+    exported_json,
+    exported_text,
     inspection_tables,
     latency_table,
     method_text,
@@ -38,61 +41,8 @@ if TYPE_CHECKING:
     from compressor.recipe import Recipe
     from compressor.report import Report
 
-_JOB = "MODEL"  # stands for the main job among the sub-commands; shown as `compress MODEL`
 
-
-class _JobContext(click.Context):
-    """The main job is called without a name of its own, and its help is the help of the whole command."""
-
-    @property
-    def command_path(self) -> str:
-        """``compress``, without the stand-in name."""
-        assert self.parent is not None
-        return self.parent.command_path
-
-    def get_help(self) -> str:
-        """The whole command's help."""
-        assert self.parent is not None
-        return self.parent.get_help()
-
-
-class _Job(click.Command):
-    context_class = _JobContext
-
-
-class _Main(click.Group):
-    """A group whose main job needs no name: what is no sub-command is the job's MODEL or its options."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Insert the main job unless a sub-command or one of the group's own options comes first."""
-        if not args:
-            args = ["--help"]
-        own = {name for option in self.get_params(ctx) for name in option.opts}
-        if args and args[0] not in own and args[0] not in self.list_commands(ctx):
-            args = [_JOB, *args]
-        return super().parse_args(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The sub-commands in the order they were written, without the main job."""
-        return [name for name in self.commands if name != _JOB]
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The main job's usage, then the sub-commands'."""
-        formatter.write_usage(ctx.command_path, "MODEL [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] …", prefix="       ")
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The main job's options, then the group's, then the sub-commands."""
-        rows = [("MODEL", "A file (.onnx, .pt2, a state dict with --arch) or code, module:callable.")]
-        for parameter in (*self.commands[_JOB].params, *self.get_params(ctx)):
-            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
-                rows.append(record)
-        with formatter.section("Options"):
-            formatter.write_dl(rows)
-        self.format_commands(ctx, formatter)
-
-
-@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="compress", message="%(prog)s %(version)s")
 def cli() -> None:
     """Make a trained model small and fast: replace its dense layers by structured ones, train the result to
@@ -113,7 +63,7 @@ def cli() -> None:
     """
 
 
-@cli.command(_JOB, cls=_Job)
+@cli.command(JOB, cls=Job)
 @click.argument("model", required=False)
 @click.option(
     "--method", metavar="NAME", help="What dense layers become; `compress methods` lists them. Default: acdc."
@@ -136,6 +86,12 @@ def cli() -> None:
     help="Put this beside the result, trained as long: a method at the same number of parameters, a preset at "
     "its own, or int8. Repeatable.",
 )
+@click.option(
+    "--stream",
+    is_flag=True,
+    default=None,
+    help="For models that hardly fit in memory: fit weights only, layer by layer, from safetensors to safetensors.",
+)
 @click.option("--dry-run", is_flag=True, help="Plan and count from shapes only: nothing is trained or written.")
 @output_options
 def compress(
@@ -154,12 +110,15 @@ def compress(
     if model is None and recipe is None:
         raise click.UsageError("Missing argument 'MODEL'.")
     from compressor.pipeline import plan_only, run
+    from compressor.stream import stream as stream_layers
 
     asked = _recipe(recipe, model=model, **options)
     folder = Path(output or f"{_stem(asked.model)}-{asked.method}")
     with _session(verbose, quiet) as working:
         if dry_run:
             report = plan_only(asked, unsafe_load=unsafe_load)
+        elif asked.stream:
+            report = stream_layers(asked, folder, force=force, progress=working["progress"])
         else:
             report = run(asked, output=folder, force=force, unsafe_load=unsafe_load, **working).report
     _show_report(report, as_json)
@@ -272,6 +231,46 @@ def bench(folder: str, as_json: bool, verbose: int, quiet: bool, **options: Any)
 
 @cli.command()
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.option("--to", "to", required=True, metavar="FORMAT", help="safetensors, pt2, onnx, ort, hf or pte.")
+@click.option("--dense", is_flag=True, help="Expand every structured layer to the dense one that does the same.")
+@click.option(
+    "--dtype",
+    metavar="NAME",
+    help="How numbers are stored: float32, float16 or bfloat16. They are computed with in float32 all the same, and "
+    "what it costs is said.",
+)
+@click.option("--original", metavar="MODEL", help="The model it was made from. Default: the one its recipe names.")
+@unsafe_option
+@folder_options
+@output_options
+def export(folder: str, to: str, output: str | None, as_json: bool, verbose: int, quiet: bool, **options: Any) -> None:
+    """Write the finished folder DIR again in another format, and check that it gives the same outputs.
+
+    \b
+    safetensors  compact parameters with their manifest; with --dense a plain state dict
+    pt2          a program of torch.export
+    onnx         for stock onnxruntime; faster with our operators
+    ort          onnxruntime's own format, two files: stock, and with our operators
+    hf           a Hugging Face folder, read by from_pretrained after `import compressor`
+    pte          a program for ExecuTorch, where the package executorch is installed
+
+    \b
+    Examples:
+      compress export model-acdc --to ort
+      compress export model-svd --to safetensors --dense --dtype float16 -o plain
+    """
+    from compressor.export import export as write
+
+    with _session(verbose, quiet):
+        done = write(folder, to, output or f"{Path(folder).resolve().name}-{to}", **_given(options))
+    if as_json:
+        click.echo(exported_json(done))
+    else:
+        click.echo(exported_text(done))
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
 @output_options
 def report(folder: str, as_json: bool, verbose: int, quiet: bool) -> None:
     """Print the report of the finished folder DIR again.
@@ -336,9 +335,11 @@ def _recipe(path: str | None, **options: Any) -> Recipe:
 
 
 def _stem(model: str | None) -> str:
-    """A short name for a model: the file's without its ending, or the callable's."""
+    """A short name for a model: the file's without its ending, the folder's, or the callable's."""
     name = model or "model"
-    return name.rpartition(":")[2] if ":" in name else Path(name).stem
+    if ":" in name:
+        return Path(name.rpartition(":")[2].partition("@")[0]).name
+    return Path(name).resolve().name if Path(name).is_dir() else Path(name).stem
 
 
 @contextlib.contextmanager
@@ -394,4 +395,5 @@ def _status(run: Callable[[], Any]) -> int:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    """``text`` in one line that moves no cursor: names in it are from files."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))

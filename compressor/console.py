@@ -28,6 +28,7 @@ _SIDE = 1024  # of the layer that methods are counted for
 
 if TYPE_CHECKING:
     from compressor.bench import Timings
+    from compressor.export import Exported
     from compressor.inspection import Inspection
     from compressor.layers import Method
 
@@ -241,3 +242,22 @@ def _left(elapsed: float, done: int, total: int | None) -> str:
     if not total or not done:
         return ""
     return f"about {elapsed * (total - done) / done:.0f} s left"
+
+
+def exported_json(done: Exported) -> str:
+    """What `compress export` wrote, as one JSON document."""
+    plain = {
+        "folder": str(done.folder), "dtype": done.dtype, "error": done.error, "size_bytes": done.size_bytes,
+        "verification": [check.model_dump(mode="json") for check in done.checks], "notes": done.notes,
+    }  # fmt: skip
+    return json.dumps(plain, indent=2)
+
+
+def exported_text(done: Exported) -> str:
+    """What `compress export` wrote, line by line."""
+    lines = [f"{name}  {size:,} bytes" for name, size in done.size_bytes.items()]
+    lines += [f"verified  {check.file}: off by {check.max_rel:.1e} of the largest output" for check in done.checks]
+    if done.error is not None:
+        lines.append(f"stored as {done.dtype}: the outputs are off those in float32 by {done.error:.1e} of the largest")
+    lines += [f"note  {note}" for note in done.notes]
+    return "\n".join([*lines, f"wrote {done.folder}"])

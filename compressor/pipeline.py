@@ -116,6 +116,8 @@ def run(
 ) -> Result:
     """Do what ``recipe`` asks. Arguments as for `compress`."""
     started = time.monotonic()
+    if recipe.stream:
+        raise CompressorError("a streamed job gives no network in memory: call compressor.stream.stream")
     if output is not None:
         check_free(Path(output), force=force)
     with threads(recipe.threads), _deterministic(recipe.seed):
@@ -287,7 +289,9 @@ def _finish(
             quantize_int8(original.onnx, candidate.onnx)
     assert main.model is not None
     inputs = tuple(x.cpu() for x in case.inputs(_CHECK_ROWS))
-    checks = verify(main.folder, main.model, inputs, rebuild=case.rebuild, original=case.model)
+    checks = verify(
+        main.folder, main.model, inputs, rebuild=case.rebuild, original=case.model, free=case.loaded.free_axes
+    )
     time_all(case, [original, main, *others])
     before, after = (side(case, candidate, eval_fn) for candidate in (original, main))
     baselines = [Baseline(name=c.name, side=side(case, c, eval_fn), note="; ".join(c.notes)) for c in others]

@@ -15,6 +15,9 @@ from compressor.errors import CompressorError
 from compressor.plan import Plan
 from compressor.training import Training
 
+_MOST_BYTES = 1 << 24
+_MOST_VALUES = 1 << 20
+
 
 class Recipe(BaseModel):
     """What a run was asked. Paths stand as the user gave them."""
@@ -43,6 +46,7 @@ class Recipe(BaseModel):
     device: str = "cpu"
     threads: int | None = Field(None, ge=1)
     baselines: tuple[str, ...] = ()
+    stream: bool = Field(False, description="weights only, layer by layer: for models that hardly fit in memory")
     plan: Plan | None = Field(None, description="what each site became; replayed when present")
 
     def how(self) -> Training:
@@ -65,13 +69,53 @@ class Recipe(BaseModel):
 def read_recipe(path: Path) -> Recipe:
     """The recipe in the YAML file ``path``; plain data only, no tags."""
     try:
-        text = path.read_text(encoding="utf-8")
-        return Recipe.model_validate(yaml.safe_load(text) or {})
+        if path.stat().st_size > _MOST_BYTES:
+            raise CompressorError(f"recipe {path}: has {path.stat().st_size:,} bytes, more than {_MOST_BYTES:,}")
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        _count(found, path)
+        return Recipe.model_validate(found)
     except OSError as error:
         raise CompressorError(f"recipe {path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise CompressorError(f"recipe {path}: is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            raise _invalid(path, error) from None
         raise CompressorError(f"recipe {path}: is not plain YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CompressorError(f"recipe {path}: {where} is not valid: {first['msg']}") from None
+
+
+def refuse_code_in(folder: Path, recipe: Recipe) -> None:
+    """CompressorError where the recipe of ``folder`` names code that lies in it: such a folder may be from anybody."""
+    inside = folder.resolve()
+    for name in ("model", "arch", "data", "eval_data", "metric"):
+        module, colon, _ = (getattr(recipe, name) or "").rpartition(":")
+        if not colon:
+            continue
+        place = Path(module).resolve() if module.endswith(".py") else Path.cwd()
+        if place.is_relative_to(inside):
+            raise CompressorError(
+                f"{folder}: its recipe names code inside of it ({name}: {module[:80]}), which is not run unasked; name"
+                " the original yourself with --original, or move the code out of the folder"
+            )
+
+
+def _invalid(path: Path, error: ValidationError) -> CompressorError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return CompressorError(f"recipe {path}: {where} is not valid: {first['msg']}")
+
+
+def _count(value: object, path: Path) -> None:
+    """Refuse what is small in the file and endless once its aliases are followed."""
+    pending, count = [value], 0
+    while pending:
+        item = pending.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise CompressorError(
+                f"recipe {path}: holds more than {_MOST_VALUES:,} values once its aliases are followed"
+            )
+        if isinstance(item, dict):
+            pending += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple | set):
+            pending += item

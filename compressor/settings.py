@@ -26,4 +26,4 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "settings"
-            raise CompressorError(f"{owner}: {where}={first['input']!r} is not valid: {first['msg']}") from None
+            raise CompressorError(f"{owner}: {where}={first['input']!r:.80} is not valid: {first['msg']}") from None

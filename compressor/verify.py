@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from compressor.errors import CompressorError
 from compressor.measure import first_output, ort_session, run_ort
 from compressor.report import Check
+from compressor_converters.calling import call_in_order
 from compressor_converters.folder import load_folder
+from compressor_converters.hugging_face.config import CONFIG
+from compressor_converters.hugging_face.writing import load_pretrained
 from compressor_converters.onnx_in import FileRun, OnnxNetwork, check_untouched
 from compressor_converters.pt2 import load_pt2
+from compressor_converters.safetensors_file import read_manifest
 
 TOLERANCE = 1e-4  # of the largest output
 
@@ -26,12 +30,14 @@ def verify(
     *,
     rebuild: Callable[[], nn.Module],
     original: nn.Module | None = None,
+    free: Sequence[Mapping[int, str]] = (),
 ) -> list[Check]:
     """Run each file of ``folder`` on ``inputs`` (several batch sizes) against ``model``.
 
-    ``rebuild`` makes the original network anew, for the files that hold parameters only. A difference over
-    `TOLERANCE` raises CompressorError: a file that does not do what the model does is not a result. Of a graph
-    (``original`` as it was read), every node that was not replaced must be there byte for byte.
+    ``rebuild`` makes the original network anew, for the files that hold parameters only. ``free`` are the axes after
+    the batch that may have any length: all files but those that are for one length are run on shorter inputs too. A
+    difference over `TOLERANCE` raises CompressorError: a file that does not do what the model does is not a result.
+    Of a graph (``original`` as it was read), every node that was not replaced must be there byte for byte.
     """
     if isinstance(model, OnnxNetwork):
         assert isinstance(original, OnnxNetwork)
@@ -39,28 +45,63 @@ def verify(
         check_untouched(model, written)
         read = ort_session(original.view.file.path, exact=exact)
         return [
-            _check("the original in parts", original, inputs, FileRun(original, read)),
-            _check("model.onnx", model, inputs, FileRun(model, ort_session(written, exact=exact))),
+            check("the original in parts", original, inputs, FileRun(original, read)),
+            check("model.onnx", model, inputs, FileRun(model, ort_session(written, exact=exact))),
         ]
+    program = load_pt2(folder / "model.pt2").module()
     checks = [
-        _check("model.safetensors", model, inputs, _torch(load_folder(folder, model=rebuild()))),
-        _check("model.pt2", model, inputs, _torch(load_pt2(folder / "model.pt2").module())),
-        _check("model.pt2 with model.safetensors", model, inputs, _torch(load_folder(folder))),
+        check("model.safetensors", model, inputs, run_torch(load_folder(folder, model=rebuild()))),
+        check("model.pt2", model, inputs, run_torch(program)),
+        check("model.pt2 with model.safetensors", model, inputs, run_torch(load_folder(folder))),
+        check("model.onnx", model, inputs, run_onnx(folder / "model.onnx")),
     ]
-    session = ort_session(folder / "model.onnx")
-    checks.append(
-        _check("model.onnx", model, inputs, lambda batch: torch.from_numpy(np.asarray(run_ort(session, batch)[0])))
-    )
+    shorter = shortened(inputs, free)
+    if shorter is not None and _takes_any_length(folder / "model.onnx", free):
+        checks.append(check("model.onnx on shorter inputs", model, shorter, run_onnx(folder / "model.onnx")))
+    if (folder / CONFIG).is_file():
+        loaded = load_pretrained(folder, type(model))
+        call_in_order(loaded, read_manifest(folder / "model.safetensors").input_names)
+        checks.append(check("the folder, by from_pretrained", model, inputs, run_torch(loaded)))
     return checks
 
 
-def _torch(model: nn.Module) -> Callable[[tuple[Tensor, ...]], Tensor]:
+def shortened(inputs: tuple[Tensor, ...], free: Sequence[Mapping[int, str]]) -> tuple[Tensor, ...] | None:
+    """``inputs`` at three quarters of their length along the axes ``free``; None where there are none."""
+    if not any(free) or len(free) != len(inputs):
+        return None
+    shorter = []
+    for x, axes in zip(inputs, free, strict=True):
+        for axis in axes:
+            x = x.narrow(axis, 0, max(1, 3 * x.shape[axis] // 4))
+        shorter.append(x)
+    return tuple(shorter)
+
+
+def _takes_any_length(path: Path, free: Sequence[Mapping[int, str]]) -> bool:
+    shapes = [given.shape for given in ort_session(path).get_inputs()]
+    return all(not isinstance(shape[axis], int) for shape, axes in zip(shapes, free, strict=True) for axis in axes)
+
+
+def run_onnx(path: Path, *, library: Path | None = None) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """What onnxruntime makes of a batch with the file ``path``: stock, or with the operators of ``library``."""
+    session = ort_session(path, library=library)
+    return lambda batch: torch.from_numpy(np.asarray(run_ort(session, batch)[0]))
+
+
+def run_torch(model: nn.Module) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """What ``model`` makes of a batch."""
     return lambda batch: first_output(model(*batch))
 
 
-def _check(
-    name: str, model: nn.Module, inputs: tuple[Tensor, ...], run: Callable[[tuple[Tensor, ...]], Tensor]
+def check(
+    name: str,
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    run: Callable[[tuple[Tensor, ...]], Tensor],
+    *,
+    tolerance: float = TOLERANCE,
 ) -> Check:
+    """Whether the file ``name``, run by ``run``, gives what ``model`` gives; CompressorError where it does not."""
     rows = len(inputs[0])
     worst, largest = 0.0, 0.0
     with torch.no_grad():
@@ -73,9 +114,9 @@ def _check(
             worst = max(worst, float(difference.max()) if torch.isfinite(difference).all() else float("inf"))
             largest = max(largest, float(expected.abs().max()))
     relative = worst / largest if largest else worst
-    if not relative <= TOLERANCE:
+    if not relative <= tolerance:
         raise CompressorError(
-            f"{name}: differs from the model in memory by {relative:.2e} of the largest output, over {TOLERANCE:g};"
+            f"{name}: differs from the model in memory by {relative:.2e} of the largest output, over {tolerance:g};"
             " nothing was written"
         )
-    return Check(file=name, against="model in memory", max_abs=worst, max_rel=relative, tolerance=TOLERANCE, rows=rows)
+    return Check(file=name, against="model in memory", max_abs=worst, max_rel=relative, tolerance=tolerance, rows=rows)

@@ -24,8 +24,8 @@ ROOMS = [
     ("kernels", r"(compressor_kernels|build|stress)"),
     ("layers", r"compressor\.layers"),
     ("converters", r"compressor_converters"),
-    ("pipeline", r"compressor(?!\.(cli|console|options|__main__)\b)"),
-    ("command", r"compressor\.(cli|console|options|__main__)"),
+    ("pipeline", r"compressor(?!\.(cli|command|console|options|__main__)\b)"),
+    ("command", r"compressor\.(cli|command|console|options|__main__)"),
 ]
 
 

@@ -227,3 +227,12 @@ def test_a_masking_buffer_may_hold_infinities_and_weights_may_not(folder: Path) 
 def test_the_inputs_are_those_that_forward_needs(forward: object, names: tuple[str, ...]) -> None:
     kind = type("Net", (nn.Module,), {"forward": forward})
     assert input_names(kind()) == names
+
+
+def test_the_weights_of_a_torchscript_archive_are_read_and_its_program_is_not_run(folder: Path) -> None:
+    model = trained().eval()
+    torch.jit.save(torch.jit.trace(model, torch.randn(2, 7)), folder / "script.pt")
+    loaded = load_model("script.pt", arch="nets.py:Net")
+    assert loaded.format == "torchscript"
+    x = torch.randn(5, 7)
+    torch.testing.assert_close(loaded.model(x), model(x))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+_REPEATED = 1 << 28  # bytes that an array may make of fewer stored ones
 _CHUNK = 4096  # rows looked at together
 
 Arrays = tuple[tuple[Tensor, ...], Tensor | None]  # the model's inputs in its order, and the labels
@@ -81,6 +82,8 @@ def to_tensor(name: str, value: object) -> Tensor:
         raise ValueError(f"'{name}' is a single number; its first axis must be the examples")
     if tensor.layout != torch.strided:
         raise ValueError(f"'{name}' is sparse; give it dense")
+    if tensor.numel() * tensor.element_size() > max(_REPEATED, tensor.untyped_storage().nbytes()):
+        raise ValueError(f"'{name}' says to be {tuple(tensor.shape)}, of which only a part is stored")
     return tensor
 
 

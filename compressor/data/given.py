@@ -20,9 +20,13 @@ from compressor.data.dataset import Batch, Dataset, MapDataset, TensorDataset
 from compressor.data.images import ImageFolder
 from compressor.data.stream import StreamDataset
 from compressor.errors import CompressorError
+from compressor_converters.state_dict import check_zip
 
 ENDINGS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
-_BROKEN = (OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
+_UNFOLDED, _RATIO = 1 << 28, 100  # of compressed archives: bytes that are fine anyway, and bytes for one on disk
+_BROKEN = (
+    OSError, EOFError, MemoryError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 def load_data(
@@ -112,6 +116,7 @@ def _file(path: Path, inputs: Sequence[str], label_key: str | None, preparation:
 def _read(path: Path) -> Iterator[object]:
     """What the file holds; never anything that could run code."""
     if path.suffix == ".npz":
+        _check_unfolded(path)
         with np.load(path, allow_pickle=False) as arrays:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ValueError("is not a .npz file but a single array; name it .npy")
@@ -130,7 +135,17 @@ def _read(path: Path) -> Iterator[object]:
         yield _torch_file(path)
 
 
+def _check_unfolded(path: Path) -> None:
+    """Refuse an archive that is small on disk and huge in memory."""
+    with zipfile.ZipFile(path) as file:
+        size = sum(entry.file_size for entry in file.infolist())
+    have = path.stat().st_size
+    if size > max(_UNFOLDED, _RATIO * have):
+        raise ValueError(f"unfolds from {have:,} to {size:,} bytes, which no data does; save it with np.savez")
+
+
 def _torch_file(path: Path) -> object:
+    check_zip(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -104,6 +104,11 @@ def _opened(file: Path) -> Any:
     try:
         image = Image.open(file)
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises these for broken files
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow raises these for broken files
         raise CompressorError(f"{file}: is not an image that can be read: {error}") from None
     return image

@@ -105,10 +105,13 @@ def one_thread() -> Iterator[None]:
 _input_names: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
 
 
-def ort_session(path: str | Path, threads: int = 1, *, exact: bool = False) -> InferenceSession:
-    """Stock onnxruntime on the CPU with the file ``path``: no plug-in, ``threads`` threads that do not spin.
+def ort_session(
+    path: str | Path, threads: int = 1, *, exact: bool = False, library: Path | None = None
+) -> InferenceSession:
+    """Stock onnxruntime on the CPU with the file ``path``: ``threads`` threads that do not spin.
 
-    With ``exact`` none of its optimisations that change results: it multiplies dequantised weights in 8 bits.
+    No plug-in, unless ``library`` with operators of its own is given. With ``exact`` none of its optimisations that
+    change results: it multiplies dequantised weights in 8 bits.
     """
     import onnxruntime
 
@@ -120,6 +123,8 @@ def ort_session(path: str | Path, threads: int = 1, *, exact: bool = False) -> I
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     return onnx_session(path, native=False, threads=threads, options=options)
 
 

@@ -15,7 +15,9 @@ from torch import nn
 from compressor.errors import CompressorError
 from compressor_converters.safetensors_file import load_into, read_manifest
 
-_MARKS = ("recipe.yaml", "report.json", "model.onnx")  # what a folder that we wrote holds
+# What a folder that we wrote holds, of a job (on a graph the parameters are in model.onnx) or of an export.
+_MARKS = ("recipe.yaml", "report.json")
+EXPORTED = "export.json"
 
 
 def check_free(path: Path, *, force: bool) -> None:
@@ -26,7 +28,7 @@ def check_free(path: Path, *, force: bool) -> None:
     if path.exists() and any(path.iterdir()):
         if not force:
             raise CompressorError(f"output {path}: exists; name another with -o, or replace it with --force")
-        if not all((path / mark).is_file() for mark in _MARKS):
+        if not all((path / mark).is_file() for mark in _MARKS) and not (path / EXPORTED).is_file():
             raise CompressorError(
                 f"output {path}: exists and was not written by compress (no {', '.join(_MARKS)}), so that --force does"
                 " not replace it; name another with -o"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,14 @@ from compressor.layers.onnx_body import DOMAIN
 from compressor_converters import arch as code
 from compressor_converters.calling import input_names
 from compressor_converters.graph import free_batch, to_module
+from compressor_converters.hugging_face.config import is_folder
+from compressor_converters.hugging_face.reading import fetch, is_hub_name, load_hugging_face
 from compressor_converters.onnx_in import OnnxNetwork, read_onnx
 from compressor_converters.pt2 import is_ours, load_pt2
 from compressor_converters.state_dict import describe_keys, fill, read_pickle, read_safetensors, tensors_of
+from compressor_converters.torchscript import read_torchscript
 
-Format = Literal["state_dict", "pt2", "module", "pickle", "safetensors", "onnx"]
+Format = Literal["state_dict", "pt2", "module", "pickle", "safetensors", "torchscript", "hugging_face", "onnx"]
 
 
 @dataclass
@@ -37,6 +40,13 @@ class Loaded:
     arch: str | None  # the code that makes the empty network, where there is such
     input_names: tuple[str, ...]
     example: tuple[Tensor, ...] | None  # an input that the model takes, where the file tells its shape
+    free: dict[str, dict[int, str]] = field(default_factory=dict)  # of an input: axes of any length, with their names
+    folder: Path | None = None  # of a Hugging Face model
+
+    @property
+    def free_axes(self) -> tuple[dict[int, str], ...]:
+        """For each input in order, the axes after the batch that may have any length, each with its name."""
+        return tuple(self.free.get(name, {}) for name in self.input_names)
 
 
 def load_model(
@@ -50,29 +60,53 @@ def load_model(
     if isinstance(source, nn.Module):
         return _checked(Loaded(source, "module", type(source).__name__, None, arch, input_names(source), None))
     path = Path(source)
+    if is_hub_name(str(source)):
+        return _checked(_load_folder(str(source), fetch(str(source))))
     if not path.exists() and code.is_callable_spec(str(source)):
-        model = _build(str(source), meta)
+        model = build_network(str(source), meta=meta)
         return _checked(Loaded(model, "module", str(source), None, str(source), input_names(model), None))
     kind = _kind(path)
     if kind == "pt2":
         return _checked(_load_program(path, unsafe))
     if kind == "onnx":
         return _checked(_load_graph(path))
-    state: Any = read_safetensors(path) if kind == "safetensors" else read_pickle(path, unsafe=unsafe)
+    if kind == "hugging_face":
+        return _checked(_load_folder(str(source), path))
+    state: Any = _read(kind, path, unsafe)
     if isinstance(state, nn.Module):
         return _checked(Loaded(state, "pickle", str(source), _sha256(path), None, input_names(state), None))
     tensors = tensors_of(path, state)
+    if arch is None and kind == "torchscript":
+        raise CompressorError(
+            f"{path}: is a TorchScript archive (torch.jit.save), whose program is not run; its weights are read"
+            f" ({describe_keys(tensors)}): name the code that makes the network with --arch module:callable, or give"
+            " an exported program (torch.export.save)"
+        )
     if arch is None:
         raise CompressorError(
             f"{path}: is a state dict ({describe_keys(tensors)}), which does not say how the network runs;"
             " name the code that makes it: --arch module:callable"
         )
-    model = _build(arch, meta=False)
+    model = build_network(arch, meta=False)
     fill(model, tensors, path, arch)
     return _checked(Loaded(model, kind, str(source), _sha256(path), arch, input_names(model), None))
 
 
-def _build(spec: str, meta: bool) -> nn.Module:
+def _read(kind: Format, path: Path, unsafe: bool) -> Any:
+    if kind == "safetensors":
+        return read_safetensors(path)
+    return read_torchscript(path) if kind == "torchscript" else read_pickle(path, unsafe=unsafe)
+
+
+def _load_folder(source: str, path: Path) -> Loaded:
+    found = load_hugging_face(path)
+    return Loaded(
+        found.model, "hugging_face", source, found.sha256, None, found.input_names, found.example, found.free, path
+    )
+
+
+def build_network(spec: str, *, meta: bool) -> nn.Module:
+    """What the code ``spec`` makes, without numbers (on the meta device) where ``meta`` says so."""
     if not meta:
         model = code.call(spec)
     else:
@@ -108,14 +142,19 @@ def _checked(loaded: Loaded) -> Loaded:
 # --- files --------------------------------------------------------------------------------------
 
 
-def _kind(path: Path) -> Literal["pt2", "safetensors", "state_dict", "onnx"]:
+def _kind(path: Path) -> Format:
     """What is in the file, by its content; CompressorError for what is no model that can be read."""
     if not path.exists():
-        raise CompressorError(f"{path}: there is no such file (code that makes a model is named module:callable)")
+        raise CompressorError(
+            f"{path}: there is no such file (code that makes a model is named module:callable, a model on the hub"
+            " hf:owner/name)"
+        )
     if path.is_dir():
         if (path / "model.safetensors").exists() and (path / "recipe.yaml").exists():
             raise CompressorError(f"{path}: is a folder that was compressed already; name the original model")
-        raise CompressorError(f"{path}: is a folder; name the file with the model")
+        if is_folder(path):
+            return "hugging_face"
+        raise CompressorError(f"{path}: is a folder without a config.json; name the file with the model")
     if not path.is_file():
         raise CompressorError(f"{path}: is not a regular file")
     if path.stat().st_size == 0:
@@ -138,7 +177,7 @@ def _kind(path: Path) -> Literal["pt2", "safetensors", "state_dict", "onnx"]:
     )
 
 
-def _kind_of_zip(path: Path) -> Literal["pt2", "state_dict"]:
+def _kind_of_zip(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as file:
             names = {name.split("/", 1)[-1] for name in file.namelist()}
@@ -147,10 +186,7 @@ def _kind_of_zip(path: Path) -> Literal["pt2", "state_dict"]:
     if names & {"archive_format", "models/model.json", "serialized_exported_program.json"}:
         return "pt2"
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-        raise CompressorError(
-            f"{path}: is a TorchScript archive (torch.jit.save), which is not read; give its state dict with --arch,"
-            " or an exported program (torch.export.save)"
-        )
+        return "torchscript"
     if any(name.endswith(".npy") for name in names):
         raise CompressorError(f"{path}: holds arrays (.npz), not a model; is it meant for --data?")
     if "data.pkl" in names or path.suffix in (".pt", ".pth", ".bin", ".ckpt"):

@@ -14,6 +14,7 @@ from compressor_converters.opening import KINDS, opened_in, reopen
 from compressor_converters.opening.attention import settle_fused_paths
 
 FORMAT = 1
+_LARGEST = 1 << 30  # numbers in one layer
 
 
 class LayerEntry(BaseModel):
@@ -87,8 +88,11 @@ def shared_tensors(model: nn.Module) -> dict[str, str]:
     return again
 
 
-def apply(model: nn.Module, manifest: Manifest) -> None:
-    """Put fresh structured layers (and identities) where ``manifest`` has them, in place."""
+def apply(model: nn.Module, manifest: Manifest, *, numbers: int | None = None) -> None:
+    """Put fresh structured layers (and identities) where ``manifest`` has them, in place.
+
+    ``numbers`` is how many the file holds: a layer that would need more is refused before it takes any memory.
+    """
     if manifest.format > FORMAT:
         raise CompressorError(
             f"the file has format {manifest.format}, written by version {manifest.compressor_version}; this version"
@@ -97,6 +101,7 @@ def apply(model: nn.Module, manifest: Manifest) -> None:
     _reopen(model, manifest.opened)
     for name, entry in manifest.layers.items():
         _check_place(model, name, entry)
+        _check_size(name, entry, numbers)
         with torch.random.fork_rng(devices=[]):
             layer = build(entry.method, entry.in_features, entry.out_features, bias=entry.bias, config=entry.config)
         replace(model, name, layer)
@@ -130,6 +135,21 @@ def _reopen(model: nn.Module, opened: dict[str, str]) -> None:
 
 def _has(model: nn.Module, name: str) -> bool:
     return any(found == name for found, _ in model.named_modules(remove_duplicate=False))
+
+
+def _check_size(name: str, entry: LayerEntry, numbers: int | None) -> None:
+    most = _LARGEST if numbers is None else min(_LARGEST, numbers)
+    sizes = {key: value for key, value in entry.config.items() if type(value) is int and key != "seed"}
+    for key, value in {**sizes, "out_features": entry.out_features, "in_features": entry.in_features}.items():
+        if value > most:
+            raise CompressorError(
+                f"the file's layer '{name}' has {key} {value:,}, and the file {most:,} numbers at most"
+            )
+    with torch.device("meta"):
+        layer = build(entry.method, entry.in_features, entry.out_features, bias=entry.bias, config=entry.config)
+    needed = sum(value.numel() for value in layer.state_dict().values())
+    if needed > most:
+        raise CompressorError(f"the file's layer '{name}' needs {needed:,} numbers, and the file holds {most:,}")
 
 
 def _check_place(model: nn.Module, name: str, entry: LayerEntry) -> None:

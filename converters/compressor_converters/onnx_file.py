@@ -23,6 +23,7 @@ from compressor.layers.base import StructuredLayer, onnx_export
 from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET
 from compressor_converters.calling import plain_output
 from compressor_converters.onnx_names import nodes, shorten_names
+from compressor_converters.pt2 import FreeAxes
 
 if TYPE_CHECKING:
     import onnx
@@ -34,17 +35,23 @@ _FOLDED = 1024  # numbers in the largest constant that folding may make: a runti
 
 
 def save_onnx(
-    model: nn.Module, example: tuple[Tensor, ...], path: Path, *, input_names: Sequence[str] = ()
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    *,
+    input_names: Sequence[str] = (),
+    free: FreeAxes = (),
 ) -> str | None:
     """Write ``model``, in eval mode, to ``path``; what had to be given up, None when nothing.
 
-    ``example``: inputs whose first axis is the batch, which becomes dynamic where the model allows it. The file
-    has passed onnx's full check and strict shape inference. CompressorError when there is no way to write it.
+    ``example``: inputs whose first axis is the batch, which becomes dynamic where the model allows it; the axes that
+    ``free`` names too. The file has passed onnx's full check and strict shape inference. CompressorError when there
+    is no way to write it.
     """
     from onnx import helper
 
     names = list(input_names) if len(input_names) == len(example) else [f"input_{i}" for i in range(len(example))]
-    proto, note = _traced(model, example, names)
+    proto, note = _traced(model, example, names, free if len(free) == len(example) else tuple({} for _ in example))
     for entry in list(proto.opset_import):
         if entry.domain == DOMAIN:
             proto.opset_import.remove(entry)
@@ -65,12 +72,25 @@ def _two_rows(x: Tensor) -> Tensor:
     return x if x.ndim == 0 or x.shape[0] != 1 else torch.cat((x, x))
 
 
-def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> tuple[onnx.ModelProto, str | None]:
+def _traced(
+    model: nn.Module, example: tuple[Tensor, ...], names: list[str], free: FreeAxes
+) -> tuple[onnx.ModelProto, str | None]:
     """The exporter's model with a dynamic batch, else with the example's own and a note that says why."""
+    batch = torch.export.Dim(_BATCH, min=1)
+    sizes = {name: torch.export.Dim(name, min=1) for axes in free for name in axes.values()}
+    shapes = tuple(
+        {0: batch, **{axis: sizes[name] for axis, name in axes.items()}} if x.ndim else None
+        for x, axes in zip(example, free, strict=True)
+    )
+    two = tuple(_two_rows(x) for x in example)
+    note = None
+    if sizes:
+        try:
+            return _export(model, two, names, shapes), None
+        except Exception as error:
+            note = f"model.onnx takes inputs of one length only: the exporter refused another ({reason(error)})"
     try:
-        batch = torch.export.Dim(_BATCH, min=1)
-        shapes = tuple({0: batch} if x.ndim else None for x in example)
-        return _export(model, tuple(_two_rows(x) for x in example), names, shapes), None
+        return _export(model, two, names, tuple({0: batch} if x.ndim else None for x in example)), note
     except Exception as error:
         said = reason(error)
     try:
@@ -100,7 +120,9 @@ def trace_module(model: nn.Module, example: tuple[Tensor, ...], names: list[str]
     return proto
 
 
-def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], shapes: Any) -> onnx.ModelProto:
+def _export(
+    model: nn.Module, example: tuple[Tensor, ...], names: list[str], shapes: tuple[Any, ...] | None
+) -> onnx.ModelProto:
     from onnxscript.optimizer import optimize_ir
 
     with onnx_export(), torch.no_grad(), _evaluating(model), plain_output(model), _silence():

@@ -6,6 +6,7 @@ import io
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,8 @@ from compressor_converters.calling import plain_output
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
+
+FreeAxes = Sequence[Mapping[int, str]]  # for each input, the axes after the batch that may have any length, by name
 
 
 def check_pt2(path: str | Path) -> None:
@@ -66,14 +69,20 @@ def _quietly_load(path: Path) -> ExportedProgram:
 
 
 def save_pt2(
-    model: nn.Module, example: tuple[Tensor, ...], path: str | Path, *, dynamic_batch: bool = True
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    path: str | Path,
+    *,
+    dynamic_batch: bool = True,
+    free: FreeAxes = (),
 ) -> str | None:
     """Export ``model`` and write it; the same model gives the same bytes.
 
-    The batch (axis 0 of every input) is free; where the model fixes it, a program for the example's batch is
-    written and the returned note says so. Example inputs, stack traces and machine paths are left out.
+    The batch (axis 0 of every input) is free, and the axes that ``free`` names; where the model fixes them, a program
+    for the example's sizes is written and the returned note says so. Example inputs, stack traces and machine paths
+    are left out.
     """
-    program, note = export(model, example, dynamic_batch=dynamic_batch)
+    program, note = export(model, example, dynamic_batch=dynamic_batch, free=free)
     whole = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -90,9 +99,9 @@ def save_pt2(
 
 
 def export(
-    model: nn.Module, example: tuple[Tensor, ...], *, dynamic_batch: bool = True
+    model: nn.Module, example: tuple[Tensor, ...], *, dynamic_batch: bool = True, free: FreeAxes = ()
 ) -> tuple[ExportedProgram, str | None]:
-    """The exported program of ``model`` in eval mode, and a note where the batch could not be left free."""
+    """The exported program of ``model`` in eval mode, and a note where a size could not be left free."""
     was_training = model.training
     model.eval()
     try:
@@ -100,25 +109,31 @@ def export(
             warnings.simplefilter("ignore")
             if not dynamic_batch:
                 return torch.export.export(model, example, strict=False), None
-            try:
-                # Two rows: torch takes a size of one for a constant, and the file must not depend on their number.
-                two = tuple(torch.cat([x, x])[:2] for x in example)
-                return torch.export.export(model, two, strict=False, dynamic_shapes=free_batch(two)), None
-            except Exception as error:  # torch.export raises many kinds; the reason is passed on
-                said = reason(error)
-                program = torch.export.export(model, example, strict=False)
-                return (
-                    program,
-                    f"model.pt2 takes a batch of {len(example[0])} only: the batch cannot be left free ({said})",
-                )
+            # Two rows: torch takes a size of one for a constant, and the file must not depend on their number.
+            two = tuple(torch.cat([x, x])[:2] for x in example)
+            notes: list[str] = []
+            for axes in [free, ()] if any(free) else [()]:
+                try:
+                    shapes = free_batch(two, axes)
+                    return torch.export.export(model, two, strict=False, dynamic_shapes=shapes), "; ".join(
+                        notes
+                    ) or None
+                except Exception as error:  # torch.export raises many kinds; the reason is passed on
+                    kept = f"a batch of {len(example[0])}" if not any(axes) else "inputs of one length"
+                    notes.append(f"model.pt2 takes {kept} only: that size cannot be left free ({reason(error)})")
+            return torch.export.export(model, example, strict=False), notes[-1]
     finally:
         model.train(was_training)
 
 
-def free_batch(example: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    """What says to torch.export that the first size of every input may be any."""
+def free_batch(example: tuple[Tensor, ...], free: FreeAxes = ()) -> tuple[dict[int, Any], ...]:
+    """What says to torch.export that the first size of every input may be any, and those of the axes ``free``.
+
+    The latter within bounds that torch finds: a table of positions, say, has an end.
+    """
     batch = torch.export.Dim("batch", min=1)
-    return tuple({0: batch} for _ in example)
+    further = free if len(free) == len(example) else tuple({} for _ in example)
+    return tuple({0: batch, **dict.fromkeys(axes, torch.export.Dim.DYNAMIC)} for axes in further)
 
 
 def _archive(path: Path, out: BinaryIO | None) -> None:

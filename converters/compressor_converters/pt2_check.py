@@ -81,11 +81,11 @@ class Archive:
     marked: bool  # written by this project
 
 
-def entries(file: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+def entries(file: zipfile.ZipFile, size: int, *, unread: str | None = None) -> dict[str, zipfile.ZipInfo]:
     """The members of a zip file of ``size`` bytes by name; RefusedError where sizes or names are not honest.
 
     Only stored (uncompressed) members pass, which is what torch writes, so that nothing can unfold to more
-    than the file holds.
+    than the file holds. Members in the folder ``unread`` are left out: they are never read.
     """
     found: dict[str, zipfile.ZipInfo] = {}
     total = 0
@@ -95,6 +95,8 @@ def entries(file: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
             raise RefusedError(f"two entries are named '{name[:80]}'")
         if name.startswith("/") or "\\" in name or ".." in name.split("/") or not name.isprintable():
             raise RefusedError(f"the entry name {name[:80]!r} leads outside of the archive")
+        if unread is not None and name.split("/")[1:2] == [unread]:
+            continue
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise RefusedError(
                 f"entry '{name[:80]}' is compressed ({info.file_size:,} bytes when unfolded); torch stores them plain"

@@ -4,25 +4,57 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError
-from compressor_converters.manifest import Manifest, apply
+from compressor_converters.manifest import Manifest, apply, shared_tensors
+from compressor_converters.storage import DTYPES
 
 METADATA_KEY = "compressor"  # the only key: the order of several is not kept by the format's writer
 
 
-def save(model: nn.Module, manifest: Manifest, path: Path) -> None:
-    """Write the parameters and persistent buffers of ``model``, each tensor once, with ``manifest``."""
+def save(model: nn.Module, manifest: Manifest, path: Path, *, dtype: str | None = None) -> None:
+    """Write the parameters and persistent buffers of ``model``, each tensor once, with ``manifest``.
+
+    ``dtype`` is what float32 numbers are stored as, where that is something else.
+    """
     tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-        if name not in manifest.shared
+        name: tensor.detach().cpu() for name, tensor in model.state_dict().items() if name not in manifest.shared
     }
-    save_file(tensors, path, metadata={METADATA_KEY: manifest.model_dump_json()})
+    save_file(_stored(tensors, dtype), path, metadata={METADATA_KEY: manifest.model_dump_json()})
+
+
+def save_plain(model: nn.Module, path: Path, dtype: str | None = None) -> None:
+    """Write the state dict of ``model`` as any program reads it: no manifest, shared tensors under their first name."""
+    again = shared_tensors(model)
+    tensors = {name: value.detach().cpu() for name, value in model.state_dict().items() if name not in again}
+    save_file(_stored(tensors, dtype), path, metadata={"format": "pt"})
+
+
+def load_plain(model: nn.Module, path: Path) -> nn.Module:
+    """Put the tensors that `save_plain` wrote into ``model``, in place."""
+    tensors = load_file(path)
+    tensors |= {name: tensors[first] for name, first in shared_tensors(model).items() if first in tensors}
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def cast(source: Path, path: Path, dtype: str | None) -> None:
+    """Write the compressed network in ``source`` to ``path`` with its float32 numbers stored as ``dtype``."""
+    manifest, tensors = _read(source)
+    save_file(_stored(tensors, dtype), path, metadata={METADATA_KEY: manifest.model_dump_json()})
+
+
+def _stored(tensors: dict[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
+    def kept(value: Tensor) -> Tensor:
+        wide = dtype is None or value.dtype != torch.float32
+        return (value if wide else value.to(DTYPES[dtype or ""])).contiguous()
+
+    return {name: kept(value) for name, value in tensors.items()}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -37,7 +69,7 @@ def load_into(model: nn.Module, path: Path, *, structured: bool = True) -> nn.Mo
     """
     manifest, tensors = _read(path)
     if structured:
-        apply(model, manifest)
+        apply(model, manifest, numbers=sum(value.numel() for value in tensors.values()))
     tensors |= {name: tensors[first] for name, first in manifest.shared.items() if first in tensors}
     try:
         missing, unexpected = model.load_state_dict(tensors, strict=False)

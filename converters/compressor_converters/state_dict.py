@@ -19,6 +19,7 @@ from compressor_converters.safetensors_file import METADATA_KEY
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "params", "module", "weights")
 _PREFIXES = ("module.", "_orig_mod.")  # added by data-parallel training and by torch.compile
 _SHOWN = 3
+_REPEATED = 1 << 20  # bytes that a tensor may make of fewer stored ones
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -39,7 +40,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_pickle(path: Path, *, unsafe: bool) -> Any:
     """What `torch.save` wrote to ``path``: tensors in plain containers, or with ``unsafe`` anything."""
     if not unsafe:
-        _check_zip(path)
+        check_zip(path)
     try:
         if unsafe:
             with working_directory_first():
@@ -59,7 +60,8 @@ def read_pickle(path: Path, *, unsafe: bool) -> Any:
         raise CompressorError(f"{path}: could not be read, is it cut off or damaged? {said(error)}") from error
 
 
-def _check_zip(path: Path) -> None:
+def check_zip(path: Path) -> None:
+    """CompressorError for a zip archive whose entries are not what torch writes: they could unfold to anything."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -81,12 +83,24 @@ def tensors_of(path: Path, value: Any) -> dict[str, Tensor]:
             value = inner
             break
     tensors = {str(name): item for name, item in value.items() if isinstance(item, Tensor)}
+    for name, item in tensors.items():
+        check_stored(path, name, item)
     if not tensors:
         raise CompressorError(f"{path}: holds no tensors, only {_some([str(key) for key in value]) or 'nothing'}")
     for prefix in _PREFIXES * 2:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): item for name, item in tensors.items()}
     return tensors
+
+
+def check_stored(path: Path, name: str, tensor: Tensor) -> None:
+    """CompressorError for a tensor that says to be much more than the numbers that are stored for it."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        raise CompressorError(f"{path}: '{name[:80]}' is sparse or quantised; save plain tensors")
+    claimed = tensor.numel() * tensor.element_size()
+    if claimed > max(_REPEATED, tensor.untyped_storage().nbytes()):
+        have = tensor.untyped_storage().nbytes()
+        raise CompressorError(f"{path}: '{name[:80]}' claims {claimed:,} bytes, {have:,} are stored for it")
 
 
 def describe_keys(tensors: Mapping[str, Tensor]) -> str:

@@ -1,0 +1,108 @@
+"""Peak memory of a streamed job on a synthetic model of 4 GB: at most the model's size and twice its largest layer.
+
+The model is a row of dense layers of 4,096 by 4,096 in shards of safetensors, in a Hugging Face folder; the job is
+``--stream`` with a method that fits in closed form, in a process of its own. Writes ``benchmarks/results/scale.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from facts import facts, keep, parser, show
+
+WIDTH = 4096
+ARCH = f"""
+from torch import nn
+
+def build(layers):
+    return nn.Sequential(*(nn.Linear({WIDTH}, {WIDTH}) for _ in range(layers)))
+
+def quick():
+    return build(6)
+
+def full():
+    return build(60)
+"""
+WITHIN = """
+import json, resource, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from compressor.pipeline import make_recipe
+from compressor.stream import stream
+idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+started = time.monotonic()
+recipe = make_recipe(model="model.safetensors", arch=sys.argv[1], method=sys.argv[2], stream=True, threads=1)
+report = stream(recipe, Path("out"))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({
+    "idle_bytes": idle, "peak_bytes": peak, "seconds": time.monotonic() - started,
+    "params_before": report.before.params, "params_after": report.after.params,
+    "size_bytes": report.after.size_bytes["model.safetensors"], "off": report.verification[0].max_rel,
+}))
+"""
+
+
+def write(folder: Path, layers: int) -> int:
+    """The model's file, written layer by layer; its bytes."""
+    from compressor_converters.tensor_stream import Writer
+
+    generator = torch.Generator().manual_seed(0)
+    writer = Writer(folder / "model.safetensors")
+    for number in range(layers):
+        writer.add(f"{number}.weight", torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5)
+        writer.add(f"{number}.bias", torch.zeros(WIDTH))
+    writer.close({"format": "pt"})
+    (folder / "arch.py").write_text(ARCH)
+    return (folder / "model.safetensors").stat().st_size
+
+
+def measure(folder: Path, quick: bool, method: str) -> dict[str, Any]:
+    """Write the model, stream it in a fresh process, and say what that took."""
+    size = write(folder, 6 if quick else 60)
+    arch = f"arch.py:{'quick' if quick else 'full'}"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN, arch, method], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    layer = WIDTH * WIDTH * 4
+    bound = size + 2 * layer
+    return {**facts(0), "method": method, "model_bytes": size, "layer_bytes": layer, "bound_bytes": bound, **found}
+
+
+def main() -> int:
+    """Measure, print, keep; 1 where the bound does not hold."""
+    arguments = parser(__doc__, quick="a model of 400 MB; nothing kept")
+    arguments.add_argument("--method", default="monarch", help="one that fits in closed form")
+    arguments.add_argument("--folder", help="where there is room for twice the model; default: the system's")
+    options = arguments.parse_args()
+    needed = (1 if options.quick else 10) * 10**9
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        free = shutil.disk_usage(name).free
+        if free < needed:
+            print(f"{name} has {free / 1e9:.1f} GB free, {needed / 1e9:.0f} are needed", file=sys.stderr)
+            return 2
+        result = measure(Path(name), options.quick, options.method)
+    gb = {key: f"{value / 1e9:.2f} GB" for key, value in result.items() if key.endswith("_bytes")}
+    lines = [
+        f"model {gb['model_bytes']}, largest layer {gb['layer_bytes']}, written {gb['size_bytes']}",
+        f"peak {gb['peak_bytes']} of {gb['bound_bytes']} ({gb['idle_bytes']} of it before the job), "
+        f"{result['seconds']:.0f} s, off by {result['off']:.1e}",
+    ]
+    show(result, lines, as_json=options.json)
+    if not options.quick:
+        keep("scale", result)
+    return 0 if result["peak_bytes"] <= result["bound_bytes"] else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

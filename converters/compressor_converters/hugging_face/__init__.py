@@ -1,0 +1,1 @@
+"""Hugging Face folders: ``config.json`` with safetensors beside it, in and out."""

@@ -1,0 +1,185 @@
+"""`compress export`: each format does what the folder's network does, in full, dense and half precision."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import NETS, Tiny
+from safetensors.torch import load_file
+from torch import nn
+
+from compressor import CompressorError, load
+from compressor.export import FORMATS, export
+from compressor.measure import ort_session, run_ort
+from compressor.verify import run_onnx
+from compressor_converters import ort_file, storage
+from compressor_converters.folder import load_folder
+from compressor_converters.pt2 import load_pt2
+
+
+@pytest.fixture(scope="module")
+def done(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder of a linear method, made without data."""
+    out = tmp_path_factory.mktemp("done") / "small"
+    tiny.call(
+        "weights.pth", "--arch", "nets.py:mlp", "--method", "svd", "--set", "rank=6", "--input-shape", "1,24",
+        "--target", "0", "--target", "3", "-o", str(out), "--quiet",
+    )  # fmt: skip
+    return out
+
+
+def rows() -> torch.Tensor:
+    return torch.randn(5, 24, generator=torch.Generator().manual_seed(3))
+
+
+def network() -> nn.Module:
+    scope: dict = {}
+    exec(NETS, scope)
+    return scope["mlp"]().eval()
+
+
+@torch.no_grad()
+def outputs(folder: Path) -> torch.Tensor:
+    return load(folder)(rows())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("to", ["pt2", "onnx", "ort", "safetensors"])
+def test_every_format_gives_the_outputs_of_the_folder(done: Path, tmp_path: Path, to: str, dtype: str) -> None:
+    made = export(done, to, tmp_path / "out", dtype=dtype)
+    assert made.checks
+    out, expected = tmp_path / "out", outputs(done)
+    if to == "pt2":
+        got = load_pt2(out / "model.pt2").module()(rows())
+    elif to == "safetensors":
+        (out / "model.pt2").write_bytes((done / "model.pt2").read_bytes())
+        got = load_folder(out)(rows())
+    else:
+        got = run_onnx(out / {"onnx": "model.onnx", "ort": "model.ort"}[to])((rows(),))
+    bound = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
+    off = float((got - expected).abs().max() / expected.abs().max())
+    assert off <= bound
+    if dtype != "float32":
+        assert off > 1e-6, "nothing was rounded"
+        assert made.error == pytest.approx(json.loads((out / "export.json").read_text())["error"])
+        assert 1e-6 < made.error < bound
+
+
+@pytest.mark.parametrize(("to", "file"), [("pt2", "model.pt2"), ("onnx", "model.onnx"), ("safetensors", None)])
+def test_half_precision_halves_the_numbers(tmp_path: Path, to: str, file: str | None) -> None:
+    name = file or "model.safetensors"
+    folder = wide(tmp_path)
+    whole = export(folder, to, tmp_path / "a").size_bytes[name]
+    half = export(folder, to, tmp_path / "b", dtype="float16").size_bytes[name]
+    assert half < 0.62 * whole
+
+
+def wide(tmp_path: Path) -> Path:
+    """A folder whose numbers outweigh everything else in its files."""
+    from compressor import compress
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 200))
+    compress(
+        net, method="svd", settings={"rank": 100}, input_shape={"input": (1, 256)}, output=tmp_path / "wide",
+        target=("*",),
+    )  # fmt: skip
+    return tmp_path / "wide"
+
+
+@pytest.mark.parametrize("to", ["safetensors", "pt2", "onnx", "ort"])
+def test_the_dense_model_has_only_plain_layers_and_the_same_outputs(done: Path, tiny: Tiny, tmp_path: Path, to: str):
+    tiny.call("export", str(done), "--to", to, "--dense", "-o", str(tmp_path / "out"))
+    out = tmp_path / "out"
+    if to == "safetensors":
+        net = network()
+        net.load_state_dict(load_file(out / "model.safetensors"))
+        got = net(rows())
+    elif to == "pt2":
+        got = load_pt2(out / "model.pt2").module()(rows())
+    else:
+        got = run_onnx(out / ("model.onnx" if to == "onnx" else "model.ort"))((rows(),))
+    torch.testing.assert_close(got, outputs(done), rtol=1e-4, atol=1e-5)
+    if to == "onnx":
+        assert {node.op_type for node in onnx.load(str(out / "model.onnx")).graph.node} <= {"Gemm", "Relu", "Identity"}
+    assert not (out / ort_file.NATIVE).exists()
+
+
+def test_the_command_says_sizes_checks_and_the_error(done: Path, tiny: Tiny, tmp_path: Path) -> None:
+    said = tiny.call("export", str(done), "--to", "onnx", "--dtype", "float16", "-o", str(tmp_path / "out")).stdout
+    assert "verified  model.onnx" in said
+    assert "stored as float16: the outputs are off" in said
+    plain = tiny.call("export", str(done), "--to", "ort", "-o", str(tmp_path / "ort"), "--json").stdout
+    assert json.loads(plain)["size_bytes"]["model.ort"] > 0
+
+
+def test_a_stock_ort_file_needs_no_other_node_than_standard_ones(done: Path, tmp_path: Path) -> None:
+    export(done, "ort", tmp_path / "out")
+    session = ort_session(tmp_path / "out" / "model.ort")
+    got = torch.from_numpy(np.asarray(run_ort(session, (rows(),))[0]))
+    torch.testing.assert_close(got, outputs(done), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", sorted(FORMATS))
+def test_a_difference_is_an_error_and_leaves_nothing(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    """Numbers that are rounded twice as hard in the file as in memory."""
+    from compressor import export as module
+
+    monkeypatch.setattr(storage, "rounded", lambda model, dtype: model)
+    if to in ("hf", "pte"):
+        pytest.skip("needs a model of transformers, or executorch")
+    with pytest.raises(CompressorError, match="differs from the model in memory"):
+        module.export(done, to, tmp_path / "out", dtype="bfloat16")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to", "tflite"), "there is no format 'tflite'"),
+        (("--to", "onnx", "--dtype", "int4"), "there is no storage type 'int4'"),
+        (("--to", "hf"), "no network of transformers"),
+        (("--to", "safetensors", "--dense", "--original", "nothing.pth"), "there is no such file"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    done: Path, tiny: Tiny, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    out = tiny.call("export", str(done), *arguments, "-o", str(tmp_path / "out"), status=2)
+    assert said in out.stderr
+    assert out.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_beyond_float16_are_refused_by_name() -> None:
+    net = network()
+    with torch.no_grad():
+        net[3].weight[0, 0] = 1e6
+    with pytest.raises(CompressorError, match=r"'3.weight' holds numbers up to 1e\+06.*bfloat16"):
+        storage.rounded(net, torch.float16)
+    assert float(storage.rounded(net, torch.bfloat16)[3].weight[0, 0]) == pytest.approx(1e6, rel=1e-2)
+
+
+def test_a_nonlinear_block_cannot_be_written_dense(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.call(
+        "weights.pth", "--arch", "nets.py:mlp", "--method", "acdc", "--set", "relu=true", "--set", "depth=2",
+        "--input-shape", "1,24", "--target", "0", "--set", "window=off", "-o", str(tmp_path / "small"), "--quiet",
+    )  # fmt: skip
+    with contextlib.chdir(tiny.folder), pytest.raises(CompressorError, match="nonlinearity inside"):
+        export(tmp_path / "small", "onnx", tmp_path / "out", dense=True, original=str(tiny.folder / "weights.pth"))
+
+
+def test_an_export_is_replaced_only_with_force(done: Path, tmp_path: Path) -> None:
+    export(done, "pt2", tmp_path / "out")
+    with pytest.raises(CompressorError, match="--force"):
+        export(done, "onnx", tmp_path / "out")
+    export(done, "onnx", tmp_path / "out", force=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "export.json"}
