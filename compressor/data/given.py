@@ -25,7 +25,8 @@ from compressor_converters.state_dict import check_zip
 ENDINGS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 _UNFOLDED, _RATIO = 1 << 28, 100  # of compressed archives: bytes that are fine anyway, and bytes for one on disk
 _BROKEN = (
-    OSError, EOFError, MemoryError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError,
+    OSError, EOFError, MemoryError, OverflowError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error,
+    pickle.UnpicklingError,
 )  # fmt: skip
 
 

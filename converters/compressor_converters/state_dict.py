@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,8 @@ def read_pickle(path: Path, *, unsafe: bool) -> Any:
         if unsafe:
             raise CompressorError(f"{path}: is cut off or damaged: {said(error)}") from None
         text = str(error)
-        what = next((word for word in text.replace("`", " ").split() if "." in word and word[0].isalpha()), "")
-        named = text.partition("GLOBAL ")[2].split(" ", 1)[0] or what
+        dotted = re.search(r"[A-Za-z_]\w*(\.\w+)+", text)
+        named = text.partition("GLOBAL ")[2].split(" ", 1)[0] or (dotted[0] if dotted else "")
         raise CompressorError(
             f"{path}: holds more than tensors{f' ({named[:80]})' if named else ''}, so that reading it could run code;"
             " save model.state_dict() and name the code with --arch, or, if you trust the file: --unsafe-load"

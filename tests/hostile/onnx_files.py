@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from case import case
 from onnx import TensorProto, helper, numpy_helper
 
@@ -96,24 +95,19 @@ def shape(_folder: Path) -> list[str]:
     return _file(_model([helper.make_node("MatMul", ["x", "w"], ["y"])], [weight]))
 
 
-@case("an ONNX graph of graphs, three hundred deep")
+@case("an ONNX graph of graphs, ten thousand deep")
 def deep(_folder: Path) -> list[str]:
-    def branch(depth: int) -> Any:
-        out = helper.make_tensor_value_info(f"o{depth}", TensorProto.FLOAT, None)
-        if depth == 0:
-            return helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["o0"])], "g0", [], [out])
-        inner = branch(depth - 1)
-        node = helper.make_node("If", ["c"], [f"o{depth}"], then_branch=inner, else_branch=inner)
-        return helper.make_graph([node], f"g{depth}", [], [out])
+    def field(tag: int, content: bytes) -> bytes:
+        size, prefix = len(content), bytearray([tag])
+        while size > 127:
+            prefix.append(size & 127 | 128)
+            size >>= 7
+        return bytes(prefix) + bytes([size]) + content
 
-    inner = onnx.GraphProto()
-    inner.CopyFrom(branch(5))
-    for depth in range(6, 300):
-        node = onnx.NodeProto(op_type="If", input=["c"], output=[f"o{depth}"])
-        attribute = node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH)
-        attribute.g.CopyFrom(inner)
-        inner = onnx.GraphProto(name=f"g{depth}", node=[node])
-    return _file(_model([helper.make_node("Identity", ["x"], ["z"]), *inner.node], [_weight()]))
+    graph = b""
+    for _ in range(10_000):
+        graph = field(0x0A, field(0x2A, field(0x32, graph)))  # a node with an attribute with a graph
+    return _file(field(0x3A, graph))
 
 
 @case("an ONNX file of random bytes")
