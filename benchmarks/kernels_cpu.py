@@ -140,8 +140,9 @@ JOBS: dict[str, Callable[[bool], Iterator[Job]]] = {
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.option("--only", multiple=True, type=click.Choice(sorted(JOBS)), help="Only this op.")
 @click.option("--kind", multiple=True, help="Only this kind: warm, cold, python, train.")
+@click.option("--note", default="", help="Kept with the results, for the README: what else the machine did.")
 @click.option("--keep", "kept", is_flag=True, help="Write benchmarks/results/kernels_cpu.json.")
-def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...], kept: bool) -> None:
+def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...], note: str, kept: bool) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if native.library() is None:
@@ -158,7 +159,7 @@ def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...
                 if not as_json:
                     print_row(row)
     isa = native.describe("acdc", 1024, 1).split()[0]
-    result = {**facts(0), "isa": isa, "rows": [asdict(row) for row in rows]}
+    result = {**facts(0), "isa": isa, "note": note, "rows": [asdict(row) for row in rows]}
     if as_json:
         print(json.dumps(result, indent=1))
     if kept:

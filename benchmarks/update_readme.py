@@ -138,7 +138,8 @@ def kernels() -> str:
         note = ", ".join(word for word in (row["variant"], KINDS[row["kind"]]) if word)
         lines.append(f"| {row['op']} | {' | '.join(figures)} | {note} |")
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "onnxruntime"))
-    return "\n".join([*lines, "", f"{result['machine']['processor']}, {result['isa']}, one thread, {versions}."])
+    where = [result["machine"]["processor"], result["isa"], "one thread", versions, result["note"]]
+    return "\n".join([*lines, "", ", ".join(word for word in where if word) + "."])
 
 
 def onnx_versions() -> str:
