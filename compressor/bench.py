@@ -13,6 +13,7 @@ from compressor.progress import Progress, silent
 from compressor.recipe import Recipe, read_recipe
 from compressor.report import LatencyRow
 from compressor_converters.folder import load_folder
+from compressor_converters.onnx_in import OnnxNetwork
 
 Timings = dict[str, dict[str, dict[str, LatencyRow]]]  # by candidate, runtime, batch size
 
@@ -41,7 +42,8 @@ def bench(
         recipe = recipe.model_copy(update={"model": original, "model_sha256": None})
     with threads(1):
         case = open_case(recipe, model=live, unsafe=unsafe_load, progress=progress)
-        compressed = Candidate("compressed", load_folder(folder), folder)
+        graph = isinstance(case.model, OnnxNetwork)  # then there is nothing but model.onnx
+        compressed = Candidate("compressed", None if graph else load_folder(folder), folder)
         reference = Candidate("original", case.model, temporary_folder(case, "original"))
         export(case, reference)
         time_all(case, [reference, compressed], seconds=seconds)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compressor.case import Case
 from compressor.distill import Distilled
 from compressor.fit import Fitted
+from compressor.layers import StructuredLayer
 from compressor.measure import (
     Latency,
     count_macs,
@@ -30,13 +31,14 @@ from compressor.report import LatencyRow, Side
 from compressor.sites import device_of, structured
 from compressor_converters import manifest as manifests
 from compressor_converters.onnx_file import save_onnx
+from compressor_converters.onnx_in import FileRun, OnnxNetwork, macs_outside, save_network
 from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
 BATCHES = (1, 32)
 _TIMING_SECONDS = 0.75  # for each candidate, runtime and batch size
 _TIMING_ROUNDS = 100  # of some milliseconds each: enough for quick networks
-FILES = ("model.safetensors", "model.onnx", "model.pt2")
+FILES = ("model.safetensors", "model.onnx", "model.onnx.data", "model.pt2")
 
 
 @dataclass
@@ -69,9 +71,12 @@ def temporary_folder(case: Case, name: str) -> Path:
 
 
 def export(case: Case, candidate: Candidate) -> None:
-    """Write the candidate's three files into its folder."""
+    """Write the candidate's files into its folder: of a graph, one ONNX file."""
     assert candidate.model is not None
     assert case.example is not None
+    if isinstance(candidate.model, OnnxNetwork):
+        save_network(candidate.model.cpu().eval(), candidate.onnx)
+        return
     model = candidate.model.cpu().eval()
     example = tuple(x.cpu() for x in case.example)
     described = manifests.describe(model, arch=case.recipe.arch, input_names=case.loaded.input_names)
@@ -94,9 +99,14 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
     with case.progress("measure", 2 * len(BATCHES)) as advance, one_thread(), torch.inference_mode():
         for rows in BATCHES:
             inputs = tuple(x.cpu() for x in case.inputs(rows))
-            runs = {c.name: _torch_run(c.model, inputs) for c in candidates if c.model is not None}
+            models = {c.name: c.model for c in candidates if c.model is not None}
+            runs = {name: _torch_run(m, inputs) for name, m in models.items() if not isinstance(m, OnnxNetwork)}
             _enter(candidates, "torch", rows, latencies(runs, seconds=limit, max_rounds=most))
             advance(1)
+            if isinstance(case.model, OnnxNetwork):
+                if (call := case.model.one_call(inputs)) is None:
+                    continue  # a graph for fewer rows
+                inputs = call
             sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
             _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
             advance(1)
@@ -139,18 +149,36 @@ def count(case: Case, model: nn.Module, fitted: Sequence[Fitted] = ()) -> dict[s
     gone = {name for result in fitted if result.kept_because is None for name in result.entry.sites}
     dense = sum(site.params for name, site in case.sites.items() if name not in gone)
     one = None if case.example is None else tuple(x[:1].to(device_of(model)) for x in case.example)
+    dense += sum(layer.params() for layer in layers.values())
+    if isinstance(model, OnnxNetwork):
+        return {"params": count_params(model) + model.numbers_outside(), "dense_params": dense,
+                "macs": None if case.example is None else _graph_macs(case, model)}  # fmt: skip
     return {
         "params": count_params(model),
-        "dense_params": dense + sum(layer.params() for layer in layers.values()),
+        "dense_params": dense,
         "macs": None if one is None else count_macs(model, one),
     }
+
+
+def _graph_macs(case: Case, model: OnnxNetwork) -> int:
+    """Of the graph by the shapes of its values, of the dense maps and what replaced them by their own count."""
+    assert case.example is not None
+    assert isinstance(case.model, OnnxNetwork)
+    total = macs_outside(case.model, case.example)
+    for name, site in case.sites.items():
+        module = model.get_submodule(name)
+        if isinstance(module, StructuredLayer):
+            total += round(module.macs() * site.rows)
+        elif isinstance(module, nn.Linear):
+            total += site.macs
+    return total
 
 
 def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], float] | None) -> dict[str, Any]:
     """Accuracy, or the named metric, where there are labels; else agreement with the original."""
     if eval_fn is not None and candidate.model is not None:
         return {"metric": "eval_fn", "value": float(eval_fn(candidate.model))}
-    run = _runner(candidate)
+    run = _runner(case, candidate)
     data = case.eval_data
     if data is not None and data.has_labels:
         found = evaluate(run, data, case.recipe.metric)
@@ -167,10 +195,12 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
     return {}
 
 
-def _runner(candidate: Candidate) -> Callable[[tuple[Tensor, ...]], Tensor]:
+def _runner(case: Case, candidate: Candidate) -> Callable[[tuple[Tensor, ...]], Tensor]:
     if candidate.model is not None:
         return _torch_runner(candidate.model)
     session = ort_session(candidate.onnx)
+    if isinstance(case.model, OnnxNetwork):
+        return FileRun(case.model, session)
     return lambda inputs: torch.from_numpy(run_ort(session, inputs)[0])
 
 

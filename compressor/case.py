@@ -25,6 +25,7 @@ from compressor.sites import Run, Site, device_of, find_runs, find_sites
 from compressor_converters.calling import call_in_order, given_names
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
+from compressor_converters.onnx_in import OnnxNetwork, make_example
 from compressor_converters.opening import close_model, find_openable, reopen
 from compressor_converters.opening.tied import find_tied, merge
 from compressor_converters.pt2 import free_batch
@@ -149,6 +150,7 @@ def open_case(
     if example is not None:
         _try(network, example)
         example = tuple(x.to(device_of(network)) for x in example)
+    notes += _left_out(network)
     packed = _packed(network, example)
     notes += [f"{name}: left as it is, since it is given packed sequences" for name in sorted(packed)]
     kinds = find_openable(network, recipe.target, leave=packed)
@@ -214,6 +216,8 @@ def _example(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> tuple[Tens
                 f"--input-shape names {', '.join(shapes)}; the model's inputs are {', '.join(loaded.input_names)}"
             )
         return tuple(torch.randn(_EXAMPLE_ROWS, *shapes[name][1:], generator=generator) for name in loaded.input_names)
+    if isinstance(loaded.model, OnnxNetwork):
+        return make_example(loaded.model)
     return loaded.example
 
 
@@ -227,6 +231,20 @@ def _try(model: nn.Module, example: tuple[Tensor, ...]) -> None:
         shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in example)
         said = " ".join(str(error).split())[:200]
         raise CompressorError(f"the model does not take this input ({shapes}): {said}") from None
+
+
+def _left_out(model: nn.Module) -> list[str]:
+    """What of a graph is not looked at, in words."""
+    if not isinstance(model, OnnxNetwork):
+        return []
+    recurrent = sum(node.op_type in ("LSTM", "GRU", "RNN") for node in model.view.nodes)
+    quantized = sum("Integer" in node.op_type or node.op_type.startswith("QLinear") for node in model.view.nodes)
+    found = {
+        f"{model.hidden()} dense maps in branches and loops": model.hidden(),
+        f"the weights of {recurrent} recurrent operators": recurrent,
+        f"{quantized} operators on whole numbers": quantized,
+    }
+    return [f"left as they are: {what}" for what, count in found.items() if count]
 
 
 def _packed(model: nn.Module, example: tuple[Tensor, ...] | None) -> set[str]:

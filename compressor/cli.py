@@ -83,7 +83,7 @@ class _Main(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The main job's options, then the group's, then the sub-commands."""
-        rows = [("MODEL", "A file (state dict with --arch, .pt2, .safetensors) or code, module:callable.")]
+        rows = [("MODEL", "A file (.onnx, .pt2, a state dict with --arch) or code, module:callable.")]
         for parameter in (*self.commands[_JOB].params, *self.get_params(ctx)):
             if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
                 rows.append(record)
@@ -103,6 +103,7 @@ def cli() -> None:
       compress model.pt2 --data train.npz --eval-data test.npz
       compress weights.pth --arch mynet.py:build --data train.npz --method acdc --set depth=4 -o small
       compress model.pt2 --method svd --set rank=16          (no data: weights only, and it says so)
+      compress model.onnx --data inputs.npz                  (ONNX in, ONNX out: no network source needed)
       compress inspect model.pt2                             (which dense layers there are, and what they cost)
       compress compare model.pt2 --methods acdc,svd-quarter --data train.npz
 

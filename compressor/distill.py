@@ -20,7 +20,10 @@ from compressor.measure import first_output
 from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
 from compressor.sites import device_of, extract, structured
+from compressor.train.gradient import GradientNoise
+from compressor.train.progressive import Fading, Shares
 from compressor.training import Training, varied
+from compressor_converters.onnx_in import OnnxNetwork
 
 
 @dataclass
@@ -33,31 +36,14 @@ class Distilled:
     stopped: str | None = None
 
 
-class Fading(nn.Module):
-    """Unit by unit, the original's block with probability ``share``, else the structured one (mollifying, M 4.4)."""
-
-    def __init__(self, original: nn.Module, block: nn.Module) -> None:
-        super().__init__()
-        self.original = original
-        self.block = block
-        self.share = 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.block(x)
-        if not self.training or self.share <= 0:
-            return y
-        with torch.no_grad():
-            keep = torch.rand_like(y) < self.share
-        return torch.where(keep, self.original(x), y)
-
-
 @contextlib.contextmanager
-def fading(student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], wanted: bool) -> Iterator[list[Fading]]:
-    """Within it, the replaced blocks are wrapped in `Fading`."""
+def fading(student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], how: Training) -> Iterator[list[Fading]]:
+    """Within it, the replaced blocks are wrapped in `Fading`, unless they do not fade."""
     wrapped: list[tuple[str, Fading]] = []
-    for entry in entries if wanted else ():
+    for entry in entries if how.fade > 0 else ():
         names = tuple(name for name, _ in teacher.named_modules() if name in {*entry.sites, *entry.passed})
-        wrapped.append((entry.name, Fading(extract(teacher, names), student.get_submodule(entry.name))))
+        block = student.get_submodule(entry.name)
+        wrapped.append((entry.name, Fading(extract(teacher, names), block, how.progressive)))
     for name, module in wrapped:
         replace(student, name, module)
     try:
@@ -135,6 +121,9 @@ class _Run:
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.steps = max(1, math.ceil(len(train) / self.batch_size)) * how.epochs
         self.step = 0
+        self.shares = Shares(how.progressive, len(entries))
+        noisy = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.noise = GradientNoise(noisy, how.gradient_noise) if how.gradient_noise else None
         labels = train.head(1).labels
         self.classes = labels is not None and not labels.is_floating_point()
 
@@ -193,9 +182,12 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.loss(batch, hints=self.how.hint_share > 0) + self.penalty()
             loss.backward()  # type: ignore[no-untyped-call]
+            if self.noise is not None:
+                self.noise.t = self.step
+                self.noise.add_()
             return float(loss.detach())
 
-        self.optimizer.step(closure)
+        self.shares.see(float(self.optimizer.step(closure)))
 
     def train_epoch(self, epoch: int, faders: Sequence[Fading], limit: Limit, advance: Stage) -> str | None:
         """One pass over the training data; the reason where it ended early."""
@@ -205,8 +197,9 @@ class _Run:
             if limit.seconds is not None:
                 done = max(done, limit.elapsed / limit.seconds)
             self.set_rate(done)
-            for fader in faders:
-                fader.share = max(0.0, 1 - done / self.how.fade) if self.how.fade else 0.0
+            if faders:
+                for fader, share in zip(faders, self.shares.at(done / self.how.fade), strict=True):
+                    fader.share = share
             self.anneal(done)
             self.take_step(varied(batch, self.how))
             self.step += 1
@@ -245,7 +238,7 @@ def distill(
     train, held = data.split(fraction, seed)
     torch.manual_seed(seed)
     result = Distilled()
-    with fading(student, teacher, entries, how.fade > 0) as faders:
+    with fading(student, teacher, entries, how) as faders:
         run = _Run(student, teacher, entries, train, how, seed)
         if run.classes:
             _check_labels(teacher, data)
@@ -267,13 +260,21 @@ def distill(
                     _save(checkpoint, run, result, best)
                 if result.stopped is not None or epoch + 1 - result.best_epoch >= how.patience:
                     break
-        student.load_state_dict(best)
+        student.load_state_dict(best, strict=False)
     student.eval()
     return result
 
 
+def obstacle(student: nn.Module, data: Dataset) -> str | None:
+    """Why ``student`` cannot be trained as a whole, in words; None where it can."""
+    return student.obstacle(data.head(2).inputs) if isinstance(student, OnnxNetwork) else None
+
+
 def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """All that training may change."""
+    kept = model.state_dict(keep_vars=True).items()
+    frozen = {name for name, value in kept if isinstance(value, nn.Parameter) and not value.requires_grad}
+    return {name: value.detach().clone() for name, value in kept if name not in frozen}
 
 
 def _save(path: Path, run: _Run, result: Distilled, best: dict[str, Tensor]) -> None:
@@ -282,6 +283,7 @@ def _save(path: Path, run: _Run, result: Distilled, best: dict[str, Tensor]) -> 
         "best": best,
         "optimizer": run.optimizer.state_dict(),
         "step": run.step,
+        "seen": [run.shares.first, run.shares.average],
         "random": torch.get_rng_state(),
         "result": {"epochs": result.epochs, "losses": result.losses, "best_epoch": result.best_epoch},
     }
@@ -300,9 +302,10 @@ def _resume(path: Path, run: _Run, result: Distilled) -> int:
     if not path.exists():
         return 0
     state = _load(path)
-    run.student.load_state_dict(state["student"])
+    run.student.load_state_dict(state["student"], strict=False)
     run.optimizer.load_state_dict(state["optimizer"])
     run.step = state["step"]
+    run.shares.first, run.shares.average = state["seen"]
     run.anneal(run.step / run.steps)
     run.settled = all(layer.is_settled for layer in run.layers)
     torch.set_rng_state(state["random"])

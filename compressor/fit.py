@@ -129,7 +129,7 @@ class _Walk:
         else:
             site = self.sites[entry.name]
             batches = self.inputs(self.data, site)
-            same, every = not self.changed, site.calls > 1
+            same, every = not self.changed, site.is_repeated
             seen = moments(entry.name, self.teacher, self.student, batches, same_prefix=same, every=every)
             weight, bias, metric = seen.target(weight, bias)
         chosen = method(entry.method)
@@ -155,7 +155,7 @@ class _Walk:
             x = torch.randn(min(most, 4 * width), width, generator=generator).to(device_of(self.student.model))
             with torch.no_grad():
                 return x, extract(teacher, _modules_of(entry, teacher))(x)
-        xs, ys, rows, every = [], [], 0, site.calls > 1
+        xs, ys, rows, every = [], [], 0, site.is_repeated
         seeing = self.student if self.changed else self.teacher
         for number, inputs in enumerate(self.inputs(self.data, site)):
             xs.append(seeing.rows_at(entry.name, inputs, number, every=every))

@@ -19,7 +19,7 @@ from torch import nn
 from compressor.baselines import quantize_int8
 from compressor.candidate import Candidate, count, export, side, temporary_folder, time_all
 from compressor.case import Case, open_case, processor, threads, versions
-from compressor.distill import distill
+from compressor.distill import distill, obstacle
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
 from compressor.layers import method, replace
@@ -230,7 +230,9 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     candidate = Candidate(name, student, folder, fitted)
     entries = [result.entry for result in fitted if result.kept_because is None]
     how = recipe.how()
-    if case.data is not None and entries and how.epochs and case.limit.reason is None:
+    if case.data is not None and entries and how.epochs and (why := obstacle(student, case.data)) is not None:
+        candidate.notes.append(f"not trained as a whole, only layer by layer: {why}")
+    elif case.data is not None and entries and how.epochs and case.limit.reason is None:
         candidate.distilled = distill(
             student, teacher, entries, case.data, how, seed=recipe.seed, limit=case.limit, progress=case.progress,
             checkpoint=checkpoint,
@@ -285,7 +287,7 @@ def _finish(
             quantize_int8(original.onnx, candidate.onnx)
     assert main.model is not None
     inputs = tuple(x.cpu() for x in case.inputs(_CHECK_ROWS))
-    checks = verify(main.folder, main.model, inputs, rebuild=case.rebuild)
+    checks = verify(main.folder, main.model, inputs, rebuild=case.rebuild, original=case.model)
     time_all(case, [original, main, *others])
     before, after = (side(case, candidate, eval_fn) for candidate in (original, main))
     baselines = [Baseline(name=c.name, side=side(case, c, eval_fn), note="; ".join(c.notes)) for c in others]

@@ -13,12 +13,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from compressor.layers import StructuredLayer
+from compressor_converters.onnx_in import OnnxNetwork
 from compressor_converters.opening.tied import holders
 
 # Elementwise operators that may stand between the sites of one window.
@@ -40,11 +42,17 @@ class Site:
     rows: float = 1.0  # rows it maps for one example (tokens, for instance), all calls together
     is_last: bool = False  # no other site comes after it
     tied_to: str | None = None  # another module that holds its weight or bias too
+    is_split: bool = False  # a batch of examples is more than one forward pass
 
     @property
     def params(self) -> int:
         """Weights and biases of the dense map."""
         return self.in_features * self.out_features + (self.out_features if self.bias else 0)
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the first call for a batch does not see all of its rows."""
+        return self.calls > 1 or self.is_split
 
     @property
     def macs(self) -> int:
@@ -58,11 +66,12 @@ class Run:
 
     ``activations[i]`` names the modules between ``sites[i]`` and ``sites[i + 1]`` (and, for the last site,
     after it); None where one of them is a plain function call, which cannot be taken out of the model.
+    ``functions[i]`` are the same as functions of a tensor, without dropout.
     """
 
     sites: tuple[str, ...]
     activations: tuple[tuple[str, ...] | None, ...]
-    functions: tuple[tuple[Any, ...], ...] = field(compare=False, default=())  # the same, as fx nodes
+    functions: tuple[tuple[Callable[[Tensor], Tensor], ...], ...] = field(compare=False, default=())
 
 
 def dense_modules(model: nn.Module) -> dict[str, nn.Linear]:
@@ -94,6 +103,7 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
                 hooks.enter_context(module.register_forward_pre_hook(_counter(called, name)))
             model(*example)
     order = [*called, *(name for name in found if name not in called)]
+    passes = model.passes(example) if isinstance(model, OnnxNetwork) and example is not None else 1
     owners = holders(model)
     last = [name for name in order if example is None or name in called][-1:]
     return [
@@ -102,10 +112,11 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
             found[name].in_features,
             found[name].out_features,
             found[name].bias is not None,
-            calls=len(called.get(name, [])) if example is not None else 1,
+            calls=len(called.get(name, [])) // passes if example is not None else 1,
             rows=sum(called[name]) / example[0].shape[0] if example is not None and name in called else 1.0,
             is_last=[name] == last,
             tied_to=_other_holder(found[name], name, owners),
+            is_split=passes > 1,
         )
         for name in order
     ]
@@ -127,6 +138,11 @@ def find_runs(model: nn.Module, example: tuple[Tensor, ...]) -> list[Run]:
 
     Raises whatever `torch.export.export` raises where the model cannot be traced.
     """
+    if isinstance(model, OnnxNetwork):
+        return [
+            Run(names, passed, tuple(tuple(map(model.get_submodule, after)) for after in passed))
+            for names, passed in model.chains()
+        ]
     graph = torch.export.export(model, example, strict=False).graph
     sites = dense_modules(model)
     nodes = {
@@ -149,8 +165,10 @@ def find_runs(model: nn.Module, example: tuple[Tensor, ...]) -> list[Run]:
         chain = [start]
         while chain[-1] in follows:
             chain.append(follows[chain[-1]])
-        functions = tuple(between[name] for name in chain)
-        runs.append(Run(tuple(chain), tuple(_module_names(model, acts, uses) for acts in functions), functions))
+        calls_between = tuple(between[name] for name in chain)
+        names = tuple(_module_names(model, acts, uses) for acts in calls_between)
+        functions = tuple(tuple(_function(c) for c in acts if "dropout" not in _op(c)) for acts in calls_between)
+        runs.append(Run(tuple(chain), names, functions))
     return runs
 
 
@@ -158,17 +176,18 @@ def activation_after(runs: Sequence[Run] | None, site: str) -> Callable[[Tensor]
     """What the network does to the output of ``site`` before anything else, dropout left out; None if nothing."""
     for run in runs or ():
         if site in run.sites:
-            calls = [call for call in run.functions[run.sites.index(site)] if "dropout" not in _op(call)]
-            if calls:
-                return lambda x: _apply(calls, x)
+            functions = run.functions[run.sites.index(site)]
+            if functions:
+                return lambda x: reduce(lambda value, function: function(value), functions, x)
     return None
 
 
-def _apply(calls: Sequence[fx.Node], x: Tensor) -> Tensor:
-    for call in calls:
-        assert callable(call.target)
-        x = call.target(x.clone() if _op(call).endswith("_") else x, *call.args[1:], **call.kwargs)
-    return x
+def _function(call: fx.Node) -> Callable[[Tensor], Tensor]:
+    """What ``call`` does to its first argument, which is left as it is."""
+    target = call.target
+    assert callable(target)
+    in_place = _op(call).endswith("_")
+    return lambda x: target(x.clone() if in_place else x, *call.args[1:], **call.kwargs)
 
 
 def _op(node: fx.Node) -> str:

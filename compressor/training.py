@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from compressor.data import Batch
 from compressor.layers.rates import parameter_groups
 from compressor.settings import Settings
+from compressor.train.progressive import Way
 
 _ROUND = 50  # iterations of L-BFGS that count as one epoch
 _HISTORY = 10
@@ -33,9 +34,20 @@ class Training(Settings):
     blend: float = Field(0.5, ge=0, le=1, description="of the batches: examples blended in pairs, without labels")
     shift: int = Field(0, ge=0, description="pixels: images are moved by up to so many, each by its own")
     fade: float = Field(0.2, ge=0, le=1, description="fraction over which the original's blocks fade out; 0: at once")
+    progressive: Way = Field(
+        "linear",
+        description="how they fade: by units evenly or with the loss (mollify), mixed (cosine), whole (theseus)",
+    )
+    gradient_noise: float = Field(0.0, ge=0, description="η of noise on gradients, of variance η/(1 + t)^0.55; adamw")
     patience: int = Field(6, ge=1, description="epochs without a better held-back loss")
     held_back: float = Field(0.05, gt=0, lt=1, description="of the training data, to choose the best epoch by")
     held_back_most: int = Field(5000, ge=1, description="examples held back at most")
+
+    @model_validator(mode="after")
+    def _noise_is_for_steps(self) -> Self:
+        if self.gradient_noise and self.is_full_batch:
+            raise ValueError(f"gradient_noise is for adamw; {self.optimizer} takes its steps by exact gradients")
+        return self
 
     @property
     def is_full_batch(self) -> bool:

@@ -13,19 +13,35 @@ from compressor.errors import CompressorError
 from compressor.measure import first_output, ort_session, run_ort
 from compressor.report import Check
 from compressor_converters.folder import load_folder
+from compressor_converters.onnx_in import FileRun, OnnxNetwork, check_untouched
 from compressor_converters.pt2 import load_pt2
 
 TOLERANCE = 1e-4  # of the largest output
 
 
 def verify(
-    folder: Path, model: nn.Module, inputs: tuple[Tensor, ...], *, rebuild: Callable[[], nn.Module]
+    folder: Path,
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    *,
+    rebuild: Callable[[], nn.Module],
+    original: nn.Module | None = None,
 ) -> list[Check]:
     """Run each file of ``folder`` on ``inputs`` (several batch sizes) against ``model``.
 
     ``rebuild`` makes the original network anew, for the files that hold parameters only. A difference over
-    `TOLERANCE` raises CompressorError: a file that does not do what the model does is not a result.
+    `TOLERANCE` raises CompressorError: a file that does not do what the model does is not a result. Of a graph
+    (``original`` as it was read), every node that was not replaced must be there byte for byte.
     """
+    if isinstance(model, OnnxNetwork):
+        assert isinstance(original, OnnxNetwork)
+        written, exact = folder / "model.onnx", original.view.is_quantized
+        check_untouched(model, written)
+        read = ort_session(original.view.file.path, exact=exact)
+        return [
+            _check("the original in parts", original, inputs, FileRun(original, read)),
+            _check("model.onnx", model, inputs, FileRun(model, ort_session(written, exact=exact))),
+        ]
     checks = [
         _check("model.safetensors", model, inputs, _torch(load_folder(folder, model=rebuild()))),
         _check("model.pt2", model, inputs, _torch(load_pt2(folder / "model.pt2").module())),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,13 @@ from torch import Tensor, nn
 
 from compressor.data import Batch, Dataset, as_dataset
 from compressor.distill import distill
+from compressor.errors import CompressorError
 from compressor.fit import fit, put
 from compressor.layers import method
 from compressor.plan import make_plan
 from compressor.progress import Limit, silent
 from compressor.sites import find_runs, find_sites, structured
+from compressor.train.progressive import Fading, Shares
 from compressor.training import Training, varied
 
 
@@ -201,3 +205,57 @@ def test_full_batch_optimisers_take_all_examples_at_every_step_and_learn(optimiz
     assert set(sizes) == {80, 20}
     assert min(result.losses) < 0.7 * result.losses[0]
     assert (len(sizes) > 100) == (optimizer == "lbfgs")
+
+
+@pytest.mark.parametrize("way", ["linear", "mollify", "cosine", "theseus"])
+def test_every_way_of_fading_ends_with_the_student_alone_and_nearer(
+    way: str, teacher: nn.Module, inputs: Tensor
+) -> None:
+    start, _ = fitted(teacher, inputs, {"rank": 3})
+    student, losses = distilled(teacher, inputs, epochs=8, fade=0.5, progressive=way)
+    assert not [module for module in student.modules() if isinstance(module, Fading)]
+    assert min(losses) < losses[0]
+    assert off(student, teacher, inputs) < off(start, teacher, inputs)
+
+
+@pytest.mark.parametrize("way", ["linear", "mollify", "cosine", "theseus"])
+def test_a_fading_block_goes_from_the_original_to_its_own(way: str) -> None:
+    torch.manual_seed(0)
+    fader = Fading(nn.Linear(3, 50), nn.Linear(3, 50), way)
+    x = torch.randn(40, 3)
+    theirs, ours = fader.original(x), fader.block(x)
+    torch.testing.assert_close(fader(x), theirs)
+    fader.share = 0.25
+    if way == "cosine":
+        torch.testing.assert_close(fader(x), 0.25 * theirs + 0.75 * ours)
+    else:
+        taken = torch.stack([fader(x) == theirs for _ in range(400)])
+        assert float(taken.float().mean()) == pytest.approx(0.25, abs=0.08)
+        whole = taken.flatten(1).float().mean(1)
+        assert bool(((whole == 0) | (whole == 1)).all()) == (way == "theseus")
+    torch.testing.assert_close(fader.eval()(x), ours)
+
+
+def test_shares_fall_from_1_to_0_and_mollifying_follows_the_loss() -> None:
+    for way in ("linear", "mollify", "cosine", "theseus"):
+        shares = Shares(way, 3)
+        shares.see(2.0)
+        path = [shares.at(passed) for passed in (0.0, 0.2, 0.5, 0.8, 1.0, 1.5)]
+        assert path[0] == [1, 1, 1]
+        assert path[-2:] == [[0, 0, 0]] * 2
+        assert all(b <= a for one, other in pairwise(path) for a, b in zip(one, other, strict=True))
+    mollify = Shares("mollify", 2)
+    mollify.see(2.0)
+    before = mollify.at(0.5)
+    assert before == pytest.approx([1 - math.exp(-0.5), 1 - math.exp(-1)])
+    for _ in range(1000):
+        mollify.see(0.02)
+    assert all(now < 0.05 * then for now, then in zip(mollify.at(0.5), before, strict=True))
+
+
+def test_noise_on_gradients_moves_the_result_and_is_for_steps_only(teacher: nn.Module, inputs: Tensor) -> None:
+    plain, _ = distilled(teacher, inputs, epochs=1)
+    noisy, _ = distilled(teacher, inputs, epochs=1, gradient_noise=0.3)
+    assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), noisy.parameters(), strict=True))
+    with pytest.raises(CompressorError, match="gradient_noise is for adamw"):
+        Training.from_settings("training", {"optimizer": "lbfgs", "gradient_noise": 0.1})

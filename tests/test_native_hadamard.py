@@ -149,6 +149,9 @@ def test_the_operators_of_stacks_pass_the_checks_of_torch(features: str) -> None
     leaves = [t.requires_grad_() for t in (x, b, g, s)]
     torch.library.opcheck(hadamard.fastfood, (leaves[0], leaves[1], permutation, *leaves[2:], 0.5, features))
     torch.library.opcheck(hadamard.fwht, (data(3, 16).requires_grad_(),))
+    grad = data(5, 54 if features == "rbf" else 27)
+    detached = [t.detach() for t in (x, b, permutation, g, s)]
+    torch.library.opcheck(hadamard.fastfood_backward, (grad, *detached, 0.5, features))
     compiled = torch.compile(
         lambda v: dispatch.fastfood(v, b, permutation, g, s, scale=0.5, features=features),
         backend="aot_eager",
@@ -173,3 +176,16 @@ def test_a_layer_takes_the_native_path_in_float32_and_the_reference_in_float64(m
     torch.testing.assert_close(layer(x), plain.float())
     with torch.no_grad():
         torch.testing.assert_close(layer(x), plain.float())
+
+
+def test_what_no_kernel_takes_the_operators_compute_by_plain_torch() -> None:
+    case = {"d": 16, "blocks": 2, "columns": 13, "width": 27, "rows": 5, "gap": 0, "offset": 0, "seed": 1}
+    x, b, permutation, g, s = (t.double() if t.is_floating_point() else t for t in inputs(case))
+    leaves = [t.requires_grad_() for t in (x, b, g, s)]
+    want = reference.fastfood(x, b, permutation, g, s, scale=0.5, features="rbf")
+    found = hadamard.fastfood(x, b, permutation, g, s, 0.5, "rbf")
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.pow(2).sum(), leaves), torch.autograd.grad(want.pow(2).sum(), leaves)
+    )
+    torch.testing.assert_close(hadamard.fwht(x[:, :8].detach()), reference.fwht(x[:, :8].detach()))

@@ -81,6 +81,8 @@ def test_the_operator_of_sparse_products_passes_the_checks_of_torch() -> None:
     assert bias is not None
     leaves = x.requires_grad_(), values.requires_grad_(), columns, lengths, bias.requires_grad_()
     torch.library.opcheck(sparse.csr, leaves)
+    grad, tables = data(7, 11), (x.detach(), values.detach(), columns, lengths)
+    torch.library.opcheck(sparse.csr_backward, (grad, *tables))
 
 
 def test_a_column_that_is_not_there_is_refused() -> None:

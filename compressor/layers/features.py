@@ -22,6 +22,7 @@ from compressor.layers.base import LayerConfig, largest
 from compressor.layers.fitted import FittedLayer
 from compressor.layers.sizes import power_of_two
 from compressor.layers.solve import fit_to_samples, ridge
+from compressor_kernels.reference import bend
 
 _RIDGE_ROWS = 4096
 
@@ -111,11 +112,7 @@ class FeatureLayer(FittedLayer):
 
     def bend(self, products: Tensor) -> Tensor:
         """The nonlinearity, ``(..., n) -> (..., n or 2n)``."""
-        if self.config.features == "relu":
-            return products.relu()
-        if self.config.features == "rbf":
-            return torch.cat((products.cos(), products.sin()), -1) * math.sqrt(1 / self.width)
-        return products
+        return bend(products, self.config.features)
 
     def read(self, features: Tensor) -> Tensor:
         """``(..., n or 2n) -> (..., out)``: the read-out if there is one, and the bias."""

@@ -105,14 +105,19 @@ def one_thread() -> Iterator[None]:
 _input_names: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
 
 
-def ort_session(path: str | Path, threads: int = 1) -> InferenceSession:
-    """Stock onnxruntime on the CPU with the file ``path``: no plug-in, ``threads`` threads that do not spin."""
+def ort_session(path: str | Path, threads: int = 1, *, exact: bool = False) -> InferenceSession:
+    """Stock onnxruntime on the CPU with the file ``path``: no plug-in, ``threads`` threads that do not spin.
+
+    With ``exact`` none of its optimisations that change results: it multiplies dequantised weights in 8 bits.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return onnx_session(path, native=False, threads=threads, options=options)

@@ -15,7 +15,7 @@ from torch import nn
 from compressor.errors import CompressorError
 from compressor_converters.safetensors_file import load_into, read_manifest
 
-_MARKS = ("recipe.yaml", "report.json", "model.safetensors")  # what a folder that we wrote holds
+_MARKS = ("recipe.yaml", "report.json", "model.onnx")  # what a folder that we wrote holds
 
 
 def check_free(path: Path, *, force: bool) -> None:
@@ -115,12 +115,17 @@ def load_folder(path: str | Path, *, arch: str | None = None, model: nn.Module |
 
     With the original network (``model``, changed in place, or ``arch`` that builds it: ``module:callable``) the
     structured layers come back as modules. Without, the network is the graph of ``model.pt2`` with the
-    parameters of ``model.safetensors``; the ``arch`` that the file itself names is never called unasked.
+    parameters of ``model.safetensors``; the ``arch`` that the file itself names is never called unasked. A folder
+    that was made from an ONNX file holds a graph, which onnxruntime runs.
     """
     folder = Path(path)
     weights = folder / "model.safetensors"
     if not folder.is_dir():
         raise CompressorError(f"{folder}: there is no such folder; give one that compress wrote")
+    if not weights.is_file() and (folder / "model.onnx").is_file():
+        from compressor_converters.onnx_in import OnnxNetwork, read_onnx
+
+        return OnnxNetwork(read_onnx(folder / "model.onnx"))
     if model is not None:
         return load_into(model, weights).eval()
     if arch is not None:

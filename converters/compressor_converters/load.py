@@ -15,13 +15,15 @@ from torch.export import ExportedProgram
 
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer
+from compressor.layers.onnx_body import DOMAIN
 from compressor_converters import arch as code
 from compressor_converters.calling import input_names
 from compressor_converters.graph import free_batch, to_module
+from compressor_converters.onnx_in import OnnxNetwork, read_onnx
 from compressor_converters.pt2 import is_ours, load_pt2
 from compressor_converters.state_dict import describe_keys, fill, read_pickle, read_safetensors, tensors_of
 
-Format = Literal["state_dict", "pt2", "module", "pickle", "safetensors"]
+Format = Literal["state_dict", "pt2", "module", "pickle", "safetensors", "onnx"]
 
 
 @dataclass
@@ -54,6 +56,8 @@ def load_model(
     kind = _kind(path)
     if kind == "pt2":
         return _checked(_load_program(path, unsafe))
+    if kind == "onnx":
+        return _checked(_load_graph(path))
     state: Any = read_safetensors(path) if kind == "safetensors" else read_pickle(path, unsafe=unsafe)
     if isinstance(state, nn.Module):
         return _checked(Loaded(state, "pickle", str(source), _sha256(path), None, input_names(state), None))
@@ -104,7 +108,7 @@ def _checked(loaded: Loaded) -> Loaded:
 # --- files --------------------------------------------------------------------------------------
 
 
-def _kind(path: Path) -> Literal["pt2", "safetensors", "state_dict"]:
+def _kind(path: Path) -> Literal["pt2", "safetensors", "state_dict", "onnx"]:
     """What is in the file, by its content; CompressorError for what is no model that can be read."""
     if not path.exists():
         raise CompressorError(f"{path}: there is no such file (code that makes a model is named module:callable)")
@@ -118,8 +122,8 @@ def _kind(path: Path) -> Literal["pt2", "safetensors", "state_dict"]:
         raise CompressorError(f"{path}: is empty (0 bytes)")
     with path.open("rb") as file:
         start = file.read(512)
-    if path.suffix == ".onnx":
-        raise CompressorError(f"{path}: ONNX models cannot be read yet; give the torch model that it was made from")
+    if path.suffix == ".onnx" or start[:1] == b"\x08":  # the version of the format comes first
+        return "onnx"
     if start[:2] == b"PK":
         return _kind_of_zip(path)
     if path.suffix == ".safetensors" or start[8:9] == b"{":
@@ -129,8 +133,8 @@ def _kind(path: Path) -> Literal["pt2", "safetensors", "state_dict"]:
     if start[:1] == b"\x80":  # a pickle, as torch wrote before its zip format
         return "state_dict"
     raise CompressorError(
-        f"{path}: is not a model file (it begins {start[:16]!r}); known are a state dict (.pt, .pth, .safetensors)"
-        " and an exported program (.pt2)"
+        f"{path}: is not a model file (it begins {start[:16]!r}); known are a state dict (.pt, .pth, .safetensors),"
+        " an exported program (.pt2) and ONNX (.onnx)"
     )
 
 
@@ -154,6 +158,19 @@ def _kind_of_zip(path: Path) -> Literal["pt2", "state_dict"]:
     if path.suffix == ".pt2":
         return "pt2"
     raise CompressorError(f"{path}: is a zip archive without a model in it ({', '.join(sorted(names)[:3])}, ...)")
+
+
+def _load_graph(path: Path) -> Loaded:
+    """An ONNX graph; the example is made when it is known that there is no data."""
+    file = read_onnx(path)
+    if any(entry.domain == DOMAIN for entry in file.proto.opset_import):
+        raise CompressorError(f"{path}: was compressed already; start from the original model")
+    try:
+        network = OnnxNetwork(file)
+    except ValueError as error:
+        raise CompressorError(f"{path}: {error}") from None
+    names = tuple(spec.name for spec in network.inputs)
+    return Loaded(network, "onnx", str(path), _sha256(path), None, names, None)
 
 
 def _load_program(path: Path, unsafe: bool) -> Loaded:

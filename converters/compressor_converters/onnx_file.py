@@ -48,9 +48,9 @@ def save_onnx(
     for entry in list(proto.opset_import):
         if entry.domain == DOMAIN:
             proto.opset_import.remove(entry)
-    bodies = _bodies(model, proto)
-    if bodies:
-        proto.functions.extend(bodies)
+    functions = bodies(model, proto)
+    if functions:
+        proto.functions.extend(functions)
         proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
         shorten_names(proto)
     proto.ir_version = _IR_VERSION
@@ -68,11 +68,13 @@ def _two_rows(x: Tensor) -> Tensor:
 def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> tuple[onnx.ModelProto, str | None]:
     """The exporter's model with a dynamic batch, else with the example's own and a note that says why."""
     try:
-        return _export(model, tuple(_two_rows(x) for x in example), names, dynamic=True), None
+        batch = torch.export.Dim(_BATCH, min=1)
+        shapes = tuple({0: batch} if x.ndim else None for x in example)
+        return _export(model, tuple(_two_rows(x) for x in example), names, shapes), None
     except Exception as error:
         said = reason(error)
     try:
-        proto = _export(model, example, names, dynamic=False)
+        proto = _export(model, example, names, None)
     except Exception as error:
         raise CompressorError(
             f"the model cannot be written as ONNX: {reason(error)}; "
@@ -82,11 +84,25 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> 
     return proto, f"model.onnx takes batches of {rows} only: the exporter refused a dynamic batch ({said})"
 
 
-def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], *, dynamic: bool) -> onnx.ModelProto:
+def trace_module(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> onnx.ModelProto:
+    """The nodes that ``model``, called with ``*inputs``, is written as; without `bodies`.
+
+    The inputs may have any size on all axes but the last.
+    """
+    shapes = tuple(
+        {axis: torch.export.Dim(f"d{n}_{axis}", min=1) for axis in range(x.ndim - 1)} for n, x in enumerate(example)
+    )
+    try:
+        proto = _export(model, example, names, (shapes,))
+    except Exception as error:
+        raise CompressorError(f"the layers cannot be written as ONNX: {reason(error)}; take another method") from error
+    _strip(proto)
+    return proto
+
+
+def _export(model: nn.Module, example: tuple[Tensor, ...], names: list[str], shapes: Any) -> onnx.ModelProto:
     from onnxscript.optimizer import optimize_ir
 
-    batch = torch.export.Dim(_BATCH, min=1)
-    shapes = tuple({0: batch} if x.ndim else None for x in example) if dynamic else None
     with onnx_export(), torch.no_grad(), _evaluating(model), plain_output(model), _silence():
         program = torch.onnx.export(
             model,
@@ -150,7 +166,7 @@ def _silence() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto]:
+def bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto]:
     """The functions that the nodes of our domain call, each once, in the order of their names."""
     found: dict[str, onnx.FunctionProto] = {}
     for module in model.modules():

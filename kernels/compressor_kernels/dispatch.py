@@ -2,10 +2,11 @@
 
 Layers call these and never `reference` itself: here it is decided what the native kernels do and what plain torch.
 
-- Native, called at once: float32 on the CPU where nothing is recorded. A torch operator would cost more than a kernel.
+- Native, called at once: float32 on the CPU, and float32, float16 and bfloat16 on a GPU (`gpu`), where nothing is
+  recorded. A torch operator would cost more than a kernel.
 - Native, as a torch operator (`ops`): where a gradient is wanted, and within ``torch.compile``.
 - Plain torch: every other dtype and device, lengths without a native transform, no library; and while a program is
-  exported, so that the file runs where this package is not.
+  exported, so that the file runs where this package is not. On a GPU that is several kernels, the multi-call path.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from compressor_kernels import hadamard, native, ops, quick, reference, sparse
+from compressor_kernels import gpu, hadamard, native, ops, quick, reference, sparse
 from compressor_kernels import monarch as native_monarch
 
 Route = Literal["reference", "operator", "native"]
 
 
-def path(x: Tensor, op: str = "dct") -> str:
-    """Which implementation ``op`` takes for ``x``; a native one names its instruction set and its way."""
+def path(x: Tensor, op: str = "dct", n: int | None = None) -> str:
+    """Which implementation ``op`` takes for ``x``; a native one names its instruction set and its way.
+
+    ``n`` is the length of the transform, where it is not that of the rows of ``x``.
+    """
     known: dict[str, Callable[[int], bool]] = {
         "dct": native.can_dct,
         "idct": native.can_dct,
@@ -34,22 +38,25 @@ def path(x: Tensor, op: str = "dct") -> str:
         "monarch": _always,
         "csr": _always,
     }
-    n = x.shape[-1]
-    if op in known and known[op](n) and _route(x) != "reference":
-        return native.describe(op, n, x.numel() // max(1, n))
-    return f"reference ({x.device.type})"
+    single = {"acdc": gpu.can_cascade, "fwht": gpu.can_fwht, "fastfood": gpu.can_fastfood}
+    n = x.shape[-1] if n is None else n
+    if op in known and known[op](n) and _route(native.takes, x) != "reference":
+        return native.describe(op, n, x.numel() // max(1, x.shape[-1]))
+    if op in single and single[op](n) and _route(gpu.takes, x) != "reference":
+        return "cuda single-call"
+    return "reference (cuda multi-call)" if x.is_cuda else f"reference ({x.device.type})"
 
 
 def _always(n: int) -> bool:
     return True
 
 
-def _route(x: Tensor, *tables: Tensor | None) -> Route:
-    """How a call with these tensors is done, if its length has a native transform."""
+def _route(takes: Callable[..., bool], x: Tensor, *tables: Tensor | None) -> Route:
+    """How a call with these tensors is done by the kernels that ``takes`` speaks for, if they have its length."""
     if torch.compiler.is_compiling():
-        return "reference" if torch.compiler.is_exporting() or not native.takes(x, *tables) else "operator"
+        return "reference" if torch.compiler.is_exporting() or not takes(x, *tables) else "operator"
     if (
-        not native.takes(x, *tables)
+        not takes(x, *tables)
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
@@ -62,6 +69,11 @@ def _route(x: Tensor, *tables: Tensor | None) -> Route:
     ):
         return "operator"
     return "native" if x.numel() else "reference"
+
+
+def _widened(x: Tensor, table: Tensor) -> Tensor:
+    """``x`` in the dtype that a product with ``table`` has: half rows times float diagonals are float."""
+    return x.to(torch.promote_types(x.dtype, table.dtype))
 
 
 def acdc(
@@ -81,12 +93,18 @@ def acdc(
         if y is not None:
             return y
     if native.can_cascade(d.shape[1], separable=separable):
-        route = _route(x, a, d, bias)
+        route = _route(native.takes, x, a, d, bias)
         if route == "native":
             quick.remember(x, a, d, bias, permutation, out_features, relu, separable)
             return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
         if route == "operator":
             return ops.acdc(x, a, d, bias, permutation, out_features, relu, separable)
+    if not separable and gpu.can_cascade(d.shape[1]):
+        route = _route(gpu.takes, x, a, d, bias, permutation)
+        if route == "native":
+            return gpu.acdc(_widened(x, d), a, d, bias, permutation, out_features, relu)
+        if route == "operator":
+            return ops.acdc(_widened(x, d), a, d, bias, permutation, out_features, relu, separable)
     return reference.acdc(x, a, d, bias, permutation, out_features, relu, separable)
 
 
@@ -102,7 +120,7 @@ def idct(x: Tensor) -> Tensor:
 
 def _dct(x: Tensor, plain: Callable[[Tensor], Tensor], *, inverse: bool) -> Tensor:
     if native.can_dct(x.shape[-1]):
-        route = _route(x)
+        route = _route(native.takes, x)
         if route == "native":
             return native.dct(x, inverse=inverse)
         if route == "operator":
@@ -122,10 +140,13 @@ def idct2d(x: Tensor) -> Tensor:
 
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`: Walsh–Hadamard, natural order, not normalised."""
-    route = _route(x)
+    run = hadamard.run_fwht
+    route = _route(native.takes, x)
+    if route == "reference" and gpu.can_fwht(x.shape[-1]):
+        run, route = gpu.fwht, _route(gpu.takes, x)
     if route == "reference":
         return reference.fwht(x)
-    result: Tensor = hadamard.run_fwht(x) if route == "native" else hadamard.fwht(x)
+    result: Tensor = run(x) if route == "native" else hadamard.fwht(x)
     return result
 
 
@@ -133,18 +154,22 @@ def fastfood(
     x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str = "linear"
 ) -> Tensor:
     """`reference.fastfood`: a whole stack of blocks, and the nonlinearity if there is one."""
-    route = _route(x, B, G, S)
+    run = hadamard.run_fastfood
+    route = _route(native.takes, x, B, G, S)
+    if route == "reference" and gpu.can_fastfood(B.shape[1]):
+        run, route = gpu.fastfood, _route(gpu.takes, x, B, permutation, G, S)
+        x = x if route == "reference" else _widened(x, B)
     if route == "reference":
         return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
     if route == "native":
-        return hadamard.run_fastfood(x, B, permutation, G, S, scale=scale, features=features)
+        return run(x, B, permutation, G, S, scale=scale, features=features)
     result: Tensor = hadamard.fastfood(x, B, permutation, G, S, scale, features)
     return result
 
 
 def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`reference.monarch`: block-diagonal, permutation, block-diagonal. For gradients, the plain one."""
-    route = _route(x, first, second, bias)
+    route = _route(native.takes, x, first, second, bias)
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, first, second, bias))
     if route == "reference" or wanted:
         return reference.monarch(x, first, second, bias, out_features)
@@ -156,7 +181,7 @@ def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_f
 
 def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
     """`reference.csr`: a product with a matrix in compressed sparse rows."""
-    route = _route(x, values, bias)
+    route = _route(native.takes, x, values, bias)
     dense = x.shape[-1] * len(lengths)
     if route == "reference" or len(values) > _MOST_SPARSE * dense:
         return reference.csr(x, values, columns, lengths, bias)

@@ -1,7 +1,7 @@
 """Walsh–Hadamard transforms and Fastfood stacks by the native kernels: the calls, and the operators of torch.
 
-``torch.ops.compressor_kernels.fwht`` and ``fastfood`` take float32 in the CPU's memory and have a gradient; a gradient
-of that they have not.
+``torch.ops.compressor_kernels.fwht`` and ``fastfood`` have a gradient; a gradient of that they have not. On a GPU they
+are CUDA kernels (`gpu`); what no kernel takes they compute by `reference`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressor_kernels import gpu, native, reference
 from compressor_kernels.native import as_rows, check, loaded
 
 _FEATURES = {"linear": 0, "relu": 1, "rbf": 2}
@@ -79,6 +80,29 @@ def run_fastfood(
     return y
 
 
+def run_fastfood_backward(
+    grad: Tensor, x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients by x, B, G and S from that of the output of `run_fastfood`."""
+    tables = [table.contiguous() for table in (B, G, S, permutation)]
+    rows, grads = as_rows(x), as_rows(grad)
+    found = torch.empty(x.shape), torch.empty(B.shape), torch.empty(G.shape), torch.empty(S.shape)
+    check(
+        loaded().ck_fastfood_backward_f32(
+            ctypes.byref(stack(x.shape[-1], tables, scale, features)),
+            rows.data_ptr(),
+            grads.data_ptr(),
+            *(gradient.data_ptr() for gradient in found),
+            len(rows),
+            rows.stride(0),
+            grads.stride(0),
+            torch.get_num_threads(),
+            None,
+        )
+    )
+    return found
+
+
 def stack(columns: int, tables: list[Tensor], scale: float, features: str) -> Stack:
     """The C side's view of ``tables``: B, G, S and the permutation, contiguous and kept alive by the caller."""
     b, _, s, permutation = tables
@@ -97,10 +121,12 @@ def stack(columns: int, tables: list[Tensor], scale: float, features: str) -> St
     )
 
 
-@torch.library.custom_op("compressor_kernels::fwht", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::fwht", mutates_args=())
 def fwht(x: Tensor) -> Tensor:
     """`reference.fwht`."""
-    return run_fwht(x)
+    if native.takes(x) and x.numel():
+        return run_fwht(x)
+    return gpu.fwht(x) if gpu.can_fwht(x.shape[-1]) and gpu.takes(x) else reference.fwht(x)
 
 
 @fwht.register_fake
@@ -116,10 +142,14 @@ def _fwht_backward(ctx: Any, grad: Tensor) -> Tensor:
 fwht.register_autograd(_fwht_backward)
 
 
-@torch.library.custom_op("compressor_kernels::fastfood", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::fastfood", mutates_args=())
 def fastfood(x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: float, features: str) -> Tensor:
     """`reference.fastfood`."""
-    return run_fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    if native.takes(x, B, G, S) and x.numel():
+        return run_fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    if gpu.can_fastfood(B.shape[1]) and gpu.takes(x, B, permutation, G, S):
+        return gpu.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
 
 
 @fastfood.register_fake
@@ -127,27 +157,20 @@ def _(x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: fl
     return x.new_empty((*x.shape[:-1], S.shape[0] * (2 if features == "rbf" else 1)))
 
 
-@torch.library.custom_op("compressor_kernels::fastfood_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("compressor_kernels::fastfood_backward", mutates_args=())
 def fastfood_backward(
     grad: Tensor, x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, scale: float, features: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients by x, B, G and S; everything between is computed again."""
-    tables = [table.contiguous() for table in (B, G, S, permutation)]
-    rows, grads = as_rows(x), as_rows(grad)
-    found = torch.empty(x.shape), torch.empty(B.shape), torch.empty(G.shape), torch.empty(S.shape)
-    check(
-        loaded().ck_fastfood_backward_f32(
-            ctypes.byref(stack(x.shape[-1], tables, scale, features)),
-            rows.data_ptr(),
-            grads.data_ptr(),
-            *(gradient.data_ptr() for gradient in found),
-            len(rows),
-            rows.stride(0),
-            grads.stride(0),
-            torch.get_num_threads(),
-            None,
-        )
-    )
+    if native.takes(grad, x, B, G, S):
+        return run_fastfood_backward(grad, x, B, permutation, G, S, scale=scale, features=features)
+    if gpu.can_fastfood(B.shape[1]) and gpu.takes(x, grad, B, permutation, G, S):
+        return gpu.fastfood_backward(grad, x, B, permutation, G, S, scale=scale, features=features)
+
+    def plain(x: Tensor, B: Tensor, G: Tensor, S: Tensor) -> Tensor:
+        return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = torch.func.vjp(plain, x, B, G, S)[1](grad)
     return found
 
 

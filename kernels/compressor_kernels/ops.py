@@ -1,7 +1,7 @@
 """The native kernels as operators of torch: with shapes for tracing, gradients, and a name in compiled graphs.
 
 ``torch.ops.compressor_kernels.*``. Eager inference goes past them (see `dispatch`): an operator's own cost is several
-microseconds. What the native kernels do not take (another dtype or device) an operator computes by `reference`.
+microseconds. On a GPU they are CUDA kernels (`gpu`). What no kernel takes an operator computes by `reference`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from compressor_kernels import native, reference
+from compressor_kernels import gpu, native, reference
 
 _NAMESPACE = "compressor_kernels"
 _library = torch.library.Library(_NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
@@ -73,6 +73,8 @@ def _acdc(
 ) -> Tensor:
     if native.takes(x, a, d, bias) and native.can_cascade(d.shape[1], separable=separable) and x.numel():
         return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
+    if not separable and gpu.can_cascade(d.shape[1]) and gpu.takes(x, a, d, bias, permutation):
+        return gpu.acdc(x, a, d, bias, permutation, out_features, relu)
     return reference.acdc(x, a, d, bias, permutation, out_features, relu, separable).contiguous()
 
 
@@ -103,6 +105,8 @@ def _acdc_backward(
     none = d.new_empty(0)
     if native.takes(grad, x, a, d, bias) and native.can_cascade(d.shape[1], separable=separable) and x.numel():
         found = native.acdc_backward(grad, x, a, d, bias, permutation, relu=relu, separable=separable)
+    elif not separable and gpu.can_cascade(d.shape[1]) and gpu.takes(x, grad, a, d, bias, permutation):
+        found = gpu.acdc_backward(grad, x, a, d, bias, permutation, relu)
     else:
         found = _reference_gradients(grad, x, a, d, bias, permutation, relu, separable, differentiable=False)
     return *found[:3], none if found[3] is None else found[3]
@@ -118,8 +122,8 @@ def _acdc_backward_shape(
     relu: bool,
     separable: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tables = [x.new_empty(table.shape) for table in (x, a, d)]
-    return tables[0], tables[1], tables[2], d.new_empty(0) if bias is None else d.new_empty(bias.shape)
+    tables = [table.new_empty(table.shape) for table in (x, a, d)]
+    return tables[0], tables[1], tables[2], d.new_empty(0) if bias is None else bias.new_empty(bias.shape)
 
 
 def _reference_gradients(

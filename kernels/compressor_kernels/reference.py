@@ -198,9 +198,14 @@ def fastfood(
     h = fwht(h * B)  # (..., blocks, d)
     h = torch.stack([h[..., m, :].index_select(-1, permutation[m].long()) for m in range(blocks)], -2)
     h = fwht(h * G).flatten(-2)[..., :width] * (S * scale)
+    return bend(h, features)
+
+
+def bend(h: Tensor, features: str) -> Tensor:
+    """The features of products ``h (..., n)``, and n or 2n of them (see `fastfood`)."""
     if features == "relu":
         return h.relu()
-    return torch.cat((h.cos(), h.sin()), -1) * math.sqrt(1 / width) if features == "rbf" else h
+    return torch.cat((h.cos(), h.sin()), -1) * math.sqrt(1 / h.shape[-1]) if features == "rbf" else h
 
 
 def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:

@@ -12,7 +12,7 @@ namespace ck::CK_ISA {
 
 // Tables of one member in the order in which the kernels read them.
 struct Member {
-  const uint32_t* slot;  // NULL: not permuted
+  const uint32_t* slot;  // in floats; NULL: not permuted
   const float* a;        // NULL: 1
   const float* maps;
 };
@@ -41,7 +41,7 @@ static void pack_member(const ck_acdc& c, const CosineView& plan, int64_t k, flo
   if (!k || !c.permutation) return;
   uint32_t* slot = reinterpret_cast<uint32_t*>(a + padded(n));
   for (int64_t s = 0; s < n; s++)
-    slot[s] = plan.slot[permuted(c, (k - 1) * n + makhoul_source(s, n))];
+    slot[s] = W * plan.slot[permuted(c, (k - 1) * n + makhoul_source(s, n))];
 }
 
 static Member packed_member(const ck_acdc& c, const CosineView& plan, int64_t k, const float* tables) {

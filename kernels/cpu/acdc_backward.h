@@ -146,10 +146,10 @@ static void back_scale(const CosineView& plan, const Member& member, const float
     for (int64_t j = 0; j < 2 * outer.step; j += 2, i += 2) {
       V product[2];
       for (int c = 0; c < 2; c++) {
-        const int64_t at = 2 * outer.stride * part + j + c, slot = IS_MOVED ? int64_t{member.slot[i + c]} : at;
+        const int64_t at = 2 * outer.stride * part + j + c, slot = IS_MOVED ? int64_t{member.slot[i + c]} : W * at;
         const V v = load(s + W * at);
-        product[c] = v * load(h + W * slot);
-        store(g + W * slot, IS_SCALED ? v * splat(member.a[i + c]) : v);
+        product[c] = v * load(h + slot);
+        store(g + slot, IS_SCALED ? v * splat(member.a[i + c]) : v);
       }
       if (IS_SCALED) {
         float sums[4] = {};

@@ -9,6 +9,13 @@
 
 namespace ck::CK_ISA {
 
+// Sixteen vectors and what is done with them do not fit in 16 registers.
+#if LANES == 16 || defined(__aarch64__)
+constexpr bool FEW_REGISTERS = false;
+#else
+constexpr bool FEW_REGISTERS = true;
+#endif
+
 template <int R>
 struct Roots;  // cos and sin of 2 pi i / R
 template <>

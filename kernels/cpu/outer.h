@@ -5,15 +5,6 @@
 
 namespace ck::CK_ISA {
 
-// Eight complex vectors and their twiddle factors do not fit in 16 registers. As input and output are apart, the sums
-// t_i + t_{i+4} can be finished before the differences are begun, at the price of reading twice. The barrier keeps the
-// compiler from reading once and spilling.
-#if LANES == 16 || defined(__aarch64__)
-constexpr bool FEW_REGISTERS = false;
-#else
-constexpr bool FEW_REGISTERS = true;
-#endif
-
 template <int Q>
 CK_INLINE void twiddle(V& re, V& im, const float* twiddles) {
   if constexpr (Q > 0) {
@@ -34,18 +25,25 @@ CK_INLINE void untwiddle(V& re, V& im, const float* twiddles) {
   }
 }
 
+// Eight complex vectors and their twiddle factors do not fit in 16 registers: the sums t_i + t_{i+4} are finished first,
+// the differences kept in memory meanwhile. The barrier keeps the compiler from doing both at once and spilling.
 template <class Get, class Put>
 CK_INLINE void forward_eight_by_halves(const Get& get, const Put& put, const float* t) {
   V re[4], im[4], yr, yi;
+  alignas(64) float kept[8 * W];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) get(i, re[i], im[i]), get(i + 4, yr, yi), re[i] += yr, im[i] += yi;
+  for (int i = 0; i < 4; i++) {
+    get(i, re[i], im[i]), get(i + 4, yr, yi);
+    store(kept + 2 * W * i, re[i] - yr), store(kept + 2 * W * i + W, im[i] - yi);
+    re[i] += yr, im[i] += yi;
+  }
   bf<4>(re, im);
   twiddle<2>(re[1], im[1], t), twiddle<4>(re[2], im[2], t), twiddle<6>(re[3], im[3], t);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) put(2 * i, re[i], im[i]);
-  asm volatile("" ::: "memory");
+  asm volatile("" : : "r"(kept) : "memory");
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) get(i, re[i], im[i]), get(i + 4, yr, yi), re[i] -= yr, im[i] -= yi;
+  for (int i = 0; i < 4; i++) re[i] = load(kept + 2 * W * i), im[i] = load(kept + 2 * W * i + W);
   const float half = 0.707106781186547524f;
   const V r1 = half * (re[1] + im[1]), i1 = half * (im[1] - re[1]);  // times exp(-i pi / 4)
   const V r2 = im[2], i2 = -re[2];                                   // times -i
@@ -83,10 +81,10 @@ CK_INLINE void backward_eight_by_halves(const Get& get, const Put& put, const fl
   }
 }
 
-// Where the first pass finds its vectors, and by what they are multiplied: v[s] = a[s] h[slot[s]].
+// Where the first pass finds its vectors, and by what they are multiplied: v[s] = a[s] h[slot[s] ...].
 struct Source {
   const float* h;
-  const uint32_t* slot;  // NULL: in order
+  const uint32_t* slot;  // in floats from h on; NULL: in order
   const float* a;        // NULL: 1
 };
 
@@ -97,8 +95,8 @@ static void first_pass(const Source& source, float* z, const Pass& pass) {
   for (int64_t j = 0; j < pass.step; j++, z += 2 * W, twiddles += 2 * (R - 1)) {
     const auto get = [&](int i, V& re, V& im) __attribute__((always_inline)) {
       const int64_t s = 2 * (j + i * pass.step), at = 2 * (j + i * pass.stride);
-      re = load(source.h + W * (IS_MOVED ? source.slot[s] : at));
-      im = load(source.h + W * (IS_MOVED ? source.slot[s + 1] : at + 1));
+      re = load(source.h + (IS_MOVED ? int64_t{source.slot[s]} : W * at));
+      im = load(source.h + (IS_MOVED ? int64_t{source.slot[s + 1]} : W * (at + 1)));
       if (IS_SCALED) re *= splat(source.a[s]), im *= splat(source.a[s + 1]);
     };
     const auto put = [&](int i, V re, V im) __attribute__((always_inline)) {

@@ -56,14 +56,22 @@ static void pack_maps(const CosineView& plan, const float* d, const float* bias,
   }
 }
 
+CK_INLINE void load_group(const float* z, V re[4], V im[4]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) re[i] = load(z + 2 * W * i), im[i] = load(z + 2 * W * i + W);
+}
+
+CK_INLINE void store_group(float* z, const V re[4], const V im[4]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) store(z + 2 * W * i, re[i]), store(z + 2 * W * i + W, im[i]);
+}
+
 // Two groups of the innermost radix: forward transform, four maps, backward transform.
 CK_INLINE void map_pair(float* z, const int32_t* pair, const float* maps, bool is_special) {
   float *first = z + 2 * W * pair[0], *second = z + 2 * W * pair[1];
   V ar[4], ai[4], br[4], bi[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) ar[i] = load(first + 2 * W * i), ai[i] = load(first + 2 * W * i + W);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) br[i] = load(second + 2 * W * i), bi[i] = load(second + 2 * W * i + W);
+  load_group(first, ar, ai);
+  load_group(second, br, bi);
   bf<4>(ar, ai);
   bf<4>(br, bi);
   if (is_special) {
@@ -77,10 +85,34 @@ CK_INLINE void map_pair(float* z, const int32_t* pair, const float* maps, bool i
   }
   bf<4>(ai, ar);
   bf<4>(bi, br);
+  store_group(first, ar, ai);
+  store_group(second, br, bi);
+}
+
+// The same for few registers: the second group waits in memory. The barriers keep the compiler from fetching it early.
+CK_INLINE void map_pair_by_halves(float* z, const int32_t* pair, const float* maps) {
+  float *first = z + 2 * W * pair[0], *second = z + 2 * W * pair[1];
+  alignas(64) float kept[8 * W];
+  V re[4], im[4];
+  load_group(second, re, im);
+  bf<4>(re, im);
+  store_group(kept, re, im);
+  load_group(first, re, im);
+  bf<4>(re, im);
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) store(first + 2 * W * i, ar[i]), store(first + 2 * W * i + W, ai[i]);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) store(second + 2 * W * i, br[i]), store(second + 2 * W * i + W, bi[i]);
+  for (int i = 0; i < 4; i++) {
+    asm volatile("" : : "r"(kept) : "memory");
+    float* other = kept + 2 * W * (3 - i);
+    V yr = load(other), yi = load(other + W);
+    map_quad(maps + i * MAP, re[i], im[i], yr, yi);
+    store(other, yr), store(other + W, yi);
+  }
+  bf<4>(im, re);
+  store_group(first, re, im);
+  asm volatile("" : : "r"(kept) : "memory");
+  load_group(kept, re, im);
+  bf<4>(im, re);
+  store_group(second, re, im);
 }
 
 // The group with k = 0 where no other group is its own mirror.
@@ -106,7 +138,12 @@ static const float* map_pairs(const CosineView& plan, int64_t first, int64_t las
     }
     first = 1;
   }
-  for (; first < last; first++, maps += 4 * MAP) map_pair(z, plan.pairs + 2 * first, maps, false);
+  for (; first < last; first++, maps += 4 * MAP) {
+    if (FEW_REGISTERS)
+      map_pair_by_halves(z, plan.pairs + 2 * first, maps);
+    else
+      map_pair(z, plan.pairs + 2 * first, maps, false);
+  }
   return maps;
 }
 

@@ -31,7 +31,7 @@ static void pack_separable(const ck_acdc& c, const SeparableView& plan, int64_t 
     for (int64_t s = 0; s < n1; s++) {
       const int64_t entry = makhoul_source(s, n1) * n2 + column;
       a[column * n1 + s] = k >= fixed ? c.a[(k - fixed) * n + entry] : 1.0f;
-      slot[column * n1 + s] = plan.slot[k && c.permutation ? permuted(c, (k - 1) * n + entry) : entry];
+      slot[column * n1 + s] = W * plan.slot[k && c.permutation ? permuted(c, (k - 1) * n + entry) : entry];
     }
   }
 }
@@ -63,8 +63,8 @@ static void columns_forward(const SeparableView& plan, const SeparableBuffers& b
   const CosineView &p1 = plan.rows, &p2 = plan.columns;
   for (int64_t column = 0; column < p2.n; column++) {
     const int64_t at = column * p1.n;
-    const Source moved{b.h, slot + at, a + at}, as_it_is{b.h + column * buffer_floats(p1), nullptr, nullptr};
-    first_pass(slot ? moved : as_it_is, b.z1, p1.passes[0]);
+    first_pass(slot ? Source{b.h, slot + at, a + at} : Source{b.h + column * buffer_floats(p1), nullptr, nullptr}, b.z1,
+               p1.passes[0]);
     inner_forward(p1, b.z1);
     innermost(p1, b.z1, true);
     unpack_quads(p1, b.z1, b.t + W * int64_t{p2.slot[column]}, buffer_floats(p2) / W);

@@ -1,0 +1,177 @@
+"""Noisy activations: noise where a unit saturates, so that gradients flow there too (Moczulski 2019, 4.3).
+
+h is hard-tanh or hard-sigmoid, u the line that it clips, ``Δ = h − u``, ``σ(x) = c (sigmoid(p Δ) − ½)²`` with p
+trained (eq. 4.10), ``d(x) = −sgn(x) sgn(1 − α)``. While training:
+
+- ``nan`` and ``nah``: ``α h + (1 − α) u + d(x) σ(x) ε`` (eq. 4.15), ε normal, or half-normal;
+- ``nani`` and ``nanil``: ``h(x + σ ε)`` (eq. 4.18), σ fixed, or σ(x) with p trained;
+- ``nanis``: ``h(x + σ ε)`` only where h saturates (eq. 4.19).
+
+Else ε is its mean (eq. 4.17): 0, or √(2/π) for the half-normal one. That form is deterministic, and it is what an
+exported model holds. `Annealing` lets c fall from 30 to 0.5 as ``c / √(t + 1)`` (ibid., 4.3.6.6).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import CompressorError, nearest
+from compressor.layers import replace
+
+Kind = Literal["nan", "nah", "nani", "nanil", "nanis"]
+
+_AT_OUTPUT = ("nan", "nah")
+_LEARNED = ("nan", "nah", "nanil")  # those with σ(x), and so with c and p
+_HALF_NORMAL_MEAN = math.sqrt(2 / math.pi)
+_LEAK = 0.9  # α of nah; the others have no leak
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line and where it is clipped: ``min(max(slope x + offset, low), high)``."""
+
+    slope: float
+    offset: float
+    low: float
+    high: float
+
+
+HARD_TANH = Line(1.0, 0.0, -1.0, 1.0)
+HARD_SIGMOID = Line(0.25, 0.5, 0.0, 1.0)
+
+
+class NoisyActivation(nn.Module):
+    """A clipped line with noise of ``kind`` while training."""
+
+    def __init__(
+        self,
+        kind: Kind = "nah",
+        line: Line = HARD_TANH,
+        *,
+        c: float = 0.5,
+        alpha: float | None = None,
+        sigma: float = 0.05,
+        units: int = 1,
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(Kind):
+            raise CompressorError(f"there is no noise '{kind}'; {nearest(kind, get_args(Kind))}")
+        self.noise = kind
+        self.line = line
+        self.c, self.sigma = c, sigma
+        self.alpha = (_LEAK if kind == "nah" else 1.0) if alpha is None else alpha
+        self.p = nn.Parameter(torch.empty(units).uniform_(-1, 1)) if kind in _LEARNED else None
+
+    def deviation(self, x: Tensor) -> Tensor:
+        """σ(x), 0 where the unit does not saturate."""
+        assert self.p is not None
+        return self.c * ((self.p * (self._hard(x) - self._line(x))).sigmoid() - 0.5).square()
+
+    def _line(self, x: Tensor) -> Tensor:
+        return self.line.slope * x + self.line.offset
+
+    def _hard(self, x: Tensor) -> Tensor:
+        return self._line(x).clamp(self.line.low, self.line.high)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.noise in _AT_OUTPUT:
+            return self._at_output(x)
+        if not self.training:
+            return self._hard(x)
+        if self.noise == "nanil":
+            return self._hard(x + self.deviation(x) * torch.randn_like(x))
+        noise = self.sigma * torch.randn_like(x)
+        if self.noise == "nanis":
+            u = self._line(x)
+            noise = noise * ((u <= self.line.low) | (u >= self.line.high))
+        return self._hard(x + noise)
+
+    def _at_output(self, x: Tensor) -> Tensor:
+        y = self.alpha * self._hard(x) + (1 - self.alpha) * self._line(x)
+        half = self.noise == "nah"
+        if not self.training:
+            if not half:
+                return y
+            size = _HALF_NORMAL_MEAN * self.deviation(x)
+        else:
+            drawn = torch.randn_like(x)
+            size = self.deviation(x) * (drawn.abs() if half else drawn)
+        inwards = self.alpha <= 1  # d(x) = −sgn(x) where sgn(1 − α) is 1
+        return torch.where((x >= 0) == inwards, y - size, y + size)
+
+    def extra_repr(self) -> str:
+        return f"{self.noise}, {self.line}, c={self.c:g}, alpha={self.alpha:g}"
+
+
+_LINES: dict[type[nn.Module], Line] = {
+    nn.Tanh: HARD_TANH,
+    nn.Sigmoid: HARD_SIGMOID,
+    nn.Hardsigmoid: Line(1 / 6, 0.5, 0.0, 1.0),
+}
+
+
+def _line_of(module: nn.Module) -> Line | None:
+    """What takes the place of ``module``; None where it is no activation that saturates both ways."""
+    if type(module) is nn.Hardtanh:
+        return Line(1.0, 0.0, float(module.min_val), float(module.max_val))
+    return _LINES.get(type(module))
+
+
+def noisy_(
+    model: nn.Module, kind: Kind = "nah", *, c: float = 0.5, alpha: float | None = None, sigma: float = 0.05
+) -> nn.Module:
+    """Swap each tanh, sigmoid and hard form of them in ``model`` for its noisy form, in place; gives ``model``.
+
+    For fine-tuning, distilling or training: in ``eval()`` the network is deterministic. Activations that are called
+    as functions, and those inside ``nn.LSTM`` and the like, are not modules and stay; CompressorError where there is
+    nothing to swap.
+    """
+    found = {id(module): module for module in model.modules() if _line_of(module) is not None}
+    if not found:
+        raise CompressorError(
+            "the model has no module that saturates both ways to make noisy; "
+            "build it with nn.Tanh, nn.Sigmoid, nn.Hardtanh or nn.Hardsigmoid"
+        )
+    if id(model) in found:
+        raise CompressorError(f"the model is a single {type(model).__name__}: make a NoisyActivation in its place")
+    for module in found.values():
+        name = next(name for name, other in model.named_modules() if other is module)
+        line = _line_of(module)
+        assert line is not None
+        replace(model, name, NoisyActivation(kind, line, c=c, alpha=alpha, sigma=sigma))
+    return model
+
+
+class Annealing:
+    """Lets c of every noisy activation in ``model`` fall: ``start / √(t + 1)``, t one more each ``every`` steps."""
+
+    def __init__(self, model: nn.Module, start: float = 30.0, end: float = 0.5, every: int = 200) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1 step, not {every}")
+        self.activations = [
+            module for module in model.modules() if isinstance(module, NoisyActivation) and module.p is not None
+        ]
+        if not self.activations:
+            raise CompressorError(f"the model has no noise with c to anneal; make it noisy with {', '.join(_LEARNED)}")
+        self.start, self.end, self.every = start, end, every
+        self.steps = 0
+        self._set()
+
+    @property
+    def c(self) -> float:
+        """c of the step that comes next."""
+        return max(self.end, self.start / math.sqrt(self.steps // self.every + 1))
+
+    def _set(self) -> None:
+        for activation in self.activations:
+            activation.c = self.c
+
+    def step(self) -> None:
+        """Count one step of the optimiser."""
+        self.steps += 1
+        self._set()

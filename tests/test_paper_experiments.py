@@ -1,0 +1,352 @@
+"""The sources' experiments, small: what must be true of them, on real data where there is some, with seeds fixed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from classification import error, flat, mnist, outputs, shifted
+from denil import KINDS, fine_tune, learned, predicted, pretrained
+from experiment import Figure, Runs, at_most, mean_of, percent
+from kernel_dimensions import network as kernel_network
+from lenet import HEADS, PAST, network, weights
+from movielens import _ROUNDS, Setting, fit
+from page import page
+from parity import SMALL, strings
+from parity import learn as learn_parity
+from ratings import Pattern, Ratings, autoencoder, movielens_100k, movielens_100k_fold, penalty, predict, weight_of
+from recovery import between, cascade, fourier, problem, recover_complex, solve, whitened
+from shapes import agrees, counts
+from three_ways import replaced
+from torch import nn
+from unique_elements import Counter, sequences
+from zoo import CaffeLeNet
+
+from compressor.layers import method
+from compressor.train import NoisyActivation, noisy_
+from compressor_kernels import dispatch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# --- how runs are kept ------------------------------------------------------------------------------
+
+
+def test_a_run_is_kept_as_it_ends_and_not_done_again(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> dict:
+        made.append(float(torch.rand(())))
+        return {"error": made[-1]}
+
+    path = tmp_path / "results" / "one.json"
+    first = Runs(seed=3, path=path).take("a", make)
+    again = Runs(seed=3, path=path)
+    assert again.take("a", make) == first
+    assert len(made) == 1
+    again.take("b", make)  # from the same seed
+    assert made[0] == made[1]
+    kept = json.loads(path.read_text())
+    assert kept["runs"]["b"]["seed"] == 3
+    assert kept["sessions"][kept["runs"]["b"]["session"]]["versions"]["torch"] == torch.__version__
+
+
+def test_a_quick_run_keeps_nothing(tmp_path: Path) -> None:
+    runs = Runs(quick=True)
+    runs.take("a", lambda: {"error": 0.5})
+    assert list(tmp_path.iterdir()) == []
+    assert runs.found["a"]["error"] == 0.5
+
+
+def test_a_figure_is_reached_by_the_mean_over_the_runs_that_there_are() -> None:
+    runs = {"seed 0": {"error": 0.01}, "seed 1": {"error": 0.03}}
+    mean = mean_of(runs, ["seed 0", "seed 1", "seed 2"], "error")
+    assert (mean.mean, mean.count) == (pytest.approx(0.02), 2)
+    assert mean.error == pytest.approx(0.01)
+    assert at_most("M", "x", 0.02, mean, percent) == Figure("M", "x", "2.00%", "2.00% ± 1.00% (2 runs)", True)
+    assert at_most("M", "x", 0.019, mean, percent).reached is False
+    assert at_most("M", "x", 0.02, None, percent) == Figure("M", "x", "2.00%", None)
+
+
+def test_the_page_of_results_is_what_the_scripts_make_of_them() -> None:
+    assert (ROOT / "benchmarks/papers/README.md").read_text(encoding="utf-8") == page()
+
+
+# --- 8: mollifying ----------------------------------------------------------------------------------
+
+
+def test_a_mollified_deep_network_learns_parity_and_a_plain_one_does_not() -> None:
+    setting = {("strings_" if key == "strings" else key): value for key, value in SMALL.items()}
+    mollified = learn_parity(mollified=True, seed=0, **setting)
+    plain = learn_parity(mollified=False, seed=0, **setting)
+    assert mollified["error"] == 0
+    assert mollified["loss"] < 0.05
+    assert plain["error"] > 0.3
+    assert plain["loss"] > 0.6
+
+
+@pytest.mark.parametrize("bits", [1, 3, 40])
+def test_parity_is_that_of_the_ones(bits: int) -> None:
+    x, y = strings(bits, 50 if bits == 40 else 0)
+    assert x.abs().eq(1).all()
+    assert torch.equal(y, torch.tensor([sum(value > 0 for value in row) % 2 for row in x.tolist()]))
+    if bits == 3:
+        assert len(x.unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("kind", ["plain", "nan"])
+def test_the_counting_network_is_an_lstm(kind: str) -> None:
+    torch.manual_seed(0)
+    model = Counter(units=5)
+    x, y = sequences(7, 6, torch.Generator().manual_seed(0))
+    assert y.tolist() == [len(set(row)) for row in x.tolist()]
+    lstm = nn.LSTM(11, 5, batch_first=True)
+    order = torch.cat([torch.arange(5) + 5 * gate for gate in (1, 0, 3, 2)])  # torch has input, forget, cell, output
+    with torch.no_grad():
+        lstm.weight_hh_l0.copy_(model.state.weight[order])
+        lstm.bias_hh_l0.copy_(model.state.bias[order])
+        lstm.weight_ih_l0.copy_(model.given.weight.T[order])
+        lstm.bias_ih_l0.zero_()
+        hidden = lstm(nn.functional.one_hot(x, 11).float())[0]
+        torch.testing.assert_close(model(x), model.head(hidden.mean(1)))
+    if kind != "plain":
+        noisy_(model, "nan")
+        assert sum(isinstance(module, NoisyActivation) for module in model.modules()) == 3
+
+
+# --- 9 and 1: counts, and recovery ------------------------------------------------------------------
+
+
+def test_counts_agree_with_the_sources_but_where_a_remark_says_otherwise() -> None:
+    for name, (_, printed, count, remark) in counts().items():
+        assert agrees(printed, count) or remark, name
+    assert [agrees("23.4 M", 23_294_096), agrees("23.3 M", 23_294_096), agrees("6.05 M", 6_046_540)] == [
+        False, True, True,
+    ]  # fmt: skip
+
+
+def test_complex_afdf_of_order_n_recovers_a_matrix() -> None:
+    assert recover_complex(8, 8, seed=0, steps=60) < 1e-3
+    assert recover_complex(8, 2, seed=0, steps=60) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["afdf", "acdc"])
+def test_the_cascade_is_the_layer_and_its_parts_are_its_derivative(kind: str) -> None:
+    n, depth = 6, 3
+    if kind == "acdc":
+        layer = method("acdc").layer(n, n, bias=False, depth=depth, permutation="none", size=n)
+        values = torch.stack((layer.a, layer.d), 1).flatten(0, 1).detach()
+        both = dispatch.dct(torch.eye(n)), dispatch.idct(torch.eye(n))
+    else:
+        layer = method("afdf").layer(n, n, bias=False, depth=depth, size=n)
+        a, d = (torch.complex(part[:, 0], part[:, 1]) for part in (layer.a, layer.d))
+        values = torch.stack((a, d), 1).flatten(0, 1).detach()
+        both = tuple(matrix.to(torch.complex64) for matrix in fourier(n))
+    matrix = cascade(values, *both)
+    torch.testing.assert_close(matrix.real if kind == "afdf" else matrix, layer.dense()[0].T)
+    before, after = between(values, *both)
+    for k in range(2 * depth):
+        torch.testing.assert_close((before[k] * values[k]) @ after[k], matrix)
+
+
+def test_second_order_recovers_with_acdc_what_is_a_cascade() -> None:
+    n, depth = 8, 2
+    both = dispatch.dct(torch.eye(n, dtype=torch.float64)), dispatch.idct(torch.eye(n, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    wanted = 1 + 0.2 * torch.randn(2 * depth, n, generator=generator, dtype=torch.float64)
+    x, _ = problem(0)
+    rows, _ = whitened(x[:, :n].double(), x[:, :n].double())
+    aim = rows @ cascade(wanted, *both)
+    found = solve(1 + 0.1 * torch.randn(wanted.shape, generator=generator).double(), *both, rows, aim, 100)
+    assert float((rows @ cascade(found, *both) - aim).norm() / aim.norm()) < 1e-6
+
+
+# --- 2, 3, 4: LeNet ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("reference", 430_500), ("Adaptive Fastfood 1024", 38_812), ("Adaptive Fastfood 2048", 52_124)],
+)
+def test_the_networks_of_the_table_have_its_weights(name: str, count: int) -> None:
+    assert weights(network(HEADS[name](0))) == count
+
+
+def test_those_past_the_table_keep_to_their_weights() -> None:
+    for name, (head, most, _) in PAST.items():
+        assert weights(network(head(0))) <= most, name
+
+
+@pytest.fixture(scope="module")
+def digits(data_folder: Path) -> tuple:
+    """One MNIST image in twenty and one in ten."""
+    return mnist(Runs(quick=True), scale=256.0)
+
+
+def test_moved_digits_are_the_same_digits_elsewhere(digits: tuple) -> None:
+    torch.manual_seed(0)
+    x = digits[0][0][:50]
+    moved = shifted(x)
+    assert not torch.equal(moved, x)
+    for image, other in zip(x, moved, strict=True):
+        found = [
+            torch.equal(other[0], nn.functional.pad(image[0], (2, 2, 2, 2))[i : i + 28, j : j + 28])
+            for i in range(5)
+            for j in range(5)
+        ]
+        assert any(found)
+
+
+def test_svd_of_half_the_rank_keeps_most_of_the_trained_lenet_and_a_random_start_nothing(
+    digits: tuple, data_folder: Path
+) -> None:
+    given = CaffeLeNet()
+    given.load_state_dict(torch.load(data_folder / "lenet_caffe" / "lenet_state_dict.pt", weights_only=True))
+    features = nn.Sequential(given.conv1, given.pool1, given.conv2, given.pool2, nn.Flatten())
+    teacher = nn.Sequential(features, given.ip1, given.relu1, given.ip2)
+    data, test = digits
+    before = error(teacher, test)
+    state = [p.clone() for p in teacher.parameters()]
+    fitted = replaced("svd-half", teacher, data[0], "fitted", 0)
+    assert before < 0.02
+    assert error(fitted, test) < 0.2  # half the rank of ten classes is five
+    assert fitted[1].params() == 250 * (800 + 500) + 500
+    low = replaced("svd-quarter, low-rank softmax", teacher, data[0], "fitted", 0)
+    assert low[3].config.rank == 5
+    random = replaced("svd-half", copy.deepcopy(teacher), data[0], "scratch", 0)
+    assert error(random, test) > 0.5
+    assert all(torch.equal(a, b) for a, b in zip(state, teacher.parameters(), strict=True))
+
+
+# --- 5: predicted parameters ------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_kernel_predicts_weights_better_than_pixels_drawn_at_random(digits: tuple) -> None:
+    data, test = (flat(split) for split in digits)
+    start = pretrained(data, 0, 2)
+    errors = {}
+    for kind in ("SE, covariance", "covariance, covariance", "identity"):
+        layers = predicted(start, kind, 0.05, 1, 0)
+        assert learned(layers) == 39 * 500 + 25 * 500
+        errors[kind] = fine_tune(layers, data, test, 0, 3)["test_error"]
+    assert errors["SE, covariance"] < errors["identity"] - 0.05, errors
+    assert errors["covariance, covariance"] < errors["identity"] - 0.05, errors
+    assert set(KINDS) >= set(errors)
+
+
+# --- 6: kernels -------------------------------------------------------------------------------------
+
+
+def test_kernel_networks_of_one_dimension_have_equally_many_parameters() -> None:
+    sizes = {
+        kernel: sum(p.numel() for p in kernel_network(kernel, 2, 0).parameters()) for kernel in ("dot", "gaussian")
+    }
+    assert sizes["dot"] == sizes["gaussian"] == 2 * (784 + 200) + 784 + 200 + 2 * 400 + 200 + 200 + 2010
+
+
+# --- 7: MovieLens -----------------------------------------------------------------------------------
+
+
+def some_ratings() -> Ratings:
+    """17 films by 23 users, 90 ratings, one film and one user without any."""
+    generator = np.random.default_rng(0)
+    cells = generator.permutation(16 * 22)[:90]
+    values = generator.integers(1, 6, 90).astype(np.float32)
+    return Ratings(cells // 22, cells % 22, values, (17, 23))
+
+
+@pytest.mark.parametrize("model", ["autorec", "kernelnet", "sparse_fc"])
+@pytest.mark.parametrize("hidden", [1, 2])
+def test_sparse_products_give_what_dense_ones_do_and_their_gradients(model: str, hidden: int) -> None:
+    ratings = some_ratings()
+    torch.manual_seed(0)
+    layers = autoencoder(model, hidden, 23, seed=1)
+    pattern = Pattern(ratings)
+    r = torch.zeros(ratings.shape)
+    r[ratings.films, ratings.users] = torch.from_numpy(ratings.values)
+    known = r > 0
+
+    def dense_loss() -> torch.Tensor:
+        h = r
+        for layer in layers[:-1]:
+            h = (h @ weight_of(layer).T + layer.bias).sigmoid()
+        y = h @ weight_of(layers[-1]).T + layers[-1].bias
+        return ((y - r).square() * known).sum() / 2 + sum(penalty(layer, 2.0, 0.3) for layer in layers)
+
+    found = (predict(layers, pattern, pattern) - pattern.values).square().sum() / 2
+    found = found + sum(penalty(layer, 2.0, 0.3) for layer in layers)
+    torch.testing.assert_close(found, dense_loss())
+    parameters = list(layers.parameters())
+    for own, other in zip(
+        torch.autograd.grad(found, parameters), torch.autograd.grad(dense_loss(), parameters), strict=True
+    ):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+
+
+def test_no_rating_is_both_trained_on_and_scored(data_folder: Path) -> None:
+    whole = movielens_100k()
+    train, test = whole.split(0.2, seed=4)
+    assert (len(train.values), len(test.values)) == (80_000, 20_000)
+    cells = [set(zip(part.films, part.users, strict=True)) for part in (train, test, *movielens_100k_fold(3))]
+    assert not cells[0] & cells[1]
+    assert not cells[2] & cells[3]
+    assert len(cells[0] | cells[1]) == len(cells[2] | cells[3]) == 100_000
+
+
+@pytest.mark.slow
+def test_sparse_fc_learns_ratings_and_goes_on_where_it_was(data_folder: Path, tmp_path: Path) -> None:
+    train, test = movielens_100k().split(0.2, seed=0)
+    state = tmp_path / "state.pt"
+    setting = Setting("100k", "sparse_fc", 1, 20.0, 1)
+    fit(setting, train, test, 0, tmp_path / "other.pt")
+    interrupted: list[str] = []
+
+    class StopError(Exception):
+        pass
+
+    kept = _ROUNDS["lbfgs"]
+
+    def once(*given: object) -> None:
+        if interrupted:
+            raise StopError
+        interrupted.append("")
+        kept(*given)  # type: ignore[arg-type]
+
+    _ROUNDS["lbfgs"] = once
+    longer = Setting("100k", "sparse_fc", 1, 20.0, 2)
+    try:
+        with pytest.raises(StopError):
+            fit(longer, train, test, 0, state)
+    finally:
+        _ROUNDS["lbfgs"] = kept
+    assert state.exists()
+    done = fit(longer, train, test, 0, state)
+    assert len(done["curve"]) == 2
+    assert not state.exists()
+    spread = float(np.std(test.values))
+    assert done["rmse"] < 0.95 < spread
+    assert done["train_rmse"] < done["rmse"]
+    assert all(after < before for before, after in pairwise(done["curve"]))
+
+
+def test_the_networks_see_only_what_they_are_given(data_folder: Path) -> None:
+    """A film's prediction does not move with ratings that are only scored."""
+    ratings = some_ratings()
+    train, test = ratings.split(0.3, seed=0)
+    layers = autoencoder("autorec", 1, 23)
+    given = Pattern(train)
+    before = predict(layers, given, Pattern(test))
+    other = Ratings(test.films, test.users, 6 - test.values, test.shape)
+    torch.testing.assert_close(predict(layers, given, Pattern(other)), before)
+
+
+def test_outputs_are_taken_without_training(digits: tuple) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))
+    x = digits[1][0][:5]
+    torch.testing.assert_close(outputs(model, x), outputs(model, x))
