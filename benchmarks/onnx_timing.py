@@ -55,7 +55,7 @@ def in_turns(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[s
         calls[name] = max(1, min(1000, int(TURN_S / max(1e-7, time.thread_time() - start))))
     samples: dict[str, list[float]] = {name: [] for name in runs}
     names, end = list(runs), time.perf_counter() + seconds
-    while time.perf_counter() < end or len(samples[names[0]]) < 5:
+    while time.perf_counter() < end or len(samples[names[0]]) < 4:
         for name in names:
             run, count = runs[name], calls[name]
             run()

@@ -155,7 +155,8 @@ def onnx_versions() -> str:
         cells = [rows[0]["layer"], f"{rows[0]['n']:,}", str(rows[0]["batch"])]
         for row in rows:
             us = {kind: figures["median_us"] for kind, figures in row["us"].items()}
-            cells.append(f"{_times(us['dense'] / us['body'])} → {_times(us['dense'] / us['native'])}")
+            slower = ", slower" if us["native"] > us["body"] else ""
+            cells.append(f"{_times(us['dense'] / us['body'])} → {_times(us['dense'] / us['native'])}{slower}")
         found.append(f"| {' | '.join(cells)} | {rows[-1]['us']['dense']['median_us']:,.0f} |")
     apart = max(row["difference"] for result in results for row in result["rows"])
     note = (
