@@ -25,7 +25,7 @@ struct HadamardPlan {
   static constexpr int shared_bytes = teams * pitch * 8;
   static constexpr int blocks_for(int registers) { return ck::blocks_for(threads, registers); }
   static constexpr int fwht_blocks = blocks_for(p == 15 ? 64 : 72);
-  static constexpr int fastfood_blocks = blocks_for(104), backward_blocks = blocks_for(128);
+  static constexpr int fastfood_blocks = blocks_for(128), backward_blocks = blocks_for(p >= 13 ? 128 : 168);
   static_assert(p >= 6 && p <= 3 * e && p - e >= 2, "a size that three layouts cover");
 
   static constexpr uint32_t all = N - 1;
