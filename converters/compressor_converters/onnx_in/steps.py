@@ -72,7 +72,8 @@ def find_activations(view: View, maps: Sequence[DenseMap]) -> list[tuple[int, nn
 
 def name_activations(view: View, activations: Iterable[tuple[int, nn.Module]], taken: Sequence[str]) -> list[str]:
     """A name for the module of each of ``activations``."""
-    wanted = [module_name(view.nodes[i].name or view.nodes[i].output[0], "") or "activation" for i, _ in activations]
+    nodes = [view.nodes[i] for i, _ in activations]
+    wanted = [module_name(node.name or node.output[0], node.op_type) for node in nodes]
     return unique_names([*taken, *wanted])[len(taken) :]
 
 
