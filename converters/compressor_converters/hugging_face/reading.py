@@ -97,7 +97,8 @@ def skeleton_of(folder: Path) -> nn.Module:
     network, config = _described(folder, count)
     skeleton = _skeleton(folder, network, config, numbers)
     skeleton.tie_weights()
-    return skeleton
+    built: nn.Module = skeleton
+    return built
 
 
 def _described(folder: Path, tensors: int) -> tuple[Any, Any]:
@@ -223,9 +224,8 @@ def _inputs(model: Any) -> tuple[tuple[str, ...], tuple[Tensor, ...] | None, dic
         words = torch.randint(0, int(text.vocab_size), (_ROWS, max(2, min(_LENGTH, most // 2))), generator=generator)
         example = tuple(torch.ones_like(words) if name == "attention_mask" else words for name in names)
         return tuple(names), example, {name: {1: length} for name, length in _LENGTHS.items() if name in known}
-    sizes = (getattr(config, "num_channels", None), getattr(config, "image_size", None))
-    if main == "pixel_values" and all(isinstance(size, int) for size in sizes):
-        channels, side = sizes
+    channels, side = getattr(config, "num_channels", None), getattr(config, "image_size", None)
+    if main == "pixel_values" and isinstance(channels, int) and isinstance(side, int):
         return (main,), (torch.randn(_ROWS, channels, side, side, generator=generator),), {}
     return (main,), None, {}
 

@@ -65,10 +65,10 @@ def load_pretrained(folder: Path, network: type[nn.Module] | None = None) -> nn.
     from compressor_converters.hugging_face.reading import network_class, quietly, transformers_for
 
     register()
-    found = network or network_class(transformers_for(folder), folder, json.loads((folder / CONFIG).read_bytes()))
+    found: Any = network or network_class(transformers_for(folder), folder, json.loads((folder / CONFIG).read_bytes()))
 
     def load() -> Any:
-        return found.from_pretrained(  # type: ignore[attr-defined]
+        return found.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
 
