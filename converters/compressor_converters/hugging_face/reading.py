@@ -154,11 +154,11 @@ def network_class(transformers: Any, folder: Path, config: dict[str, Any]) -> An
     named = config.get("architectures")
     name = named[0] if isinstance(named, list) and named else None
     if isinstance(name, str) and re.fullmatch(r"[A-Z]\w{1,80}", name, re.ASCII):
-        found = getattr(transformers, name, None)
+        found: Any = getattr(transformers, name, None)
         if (
             inspect.isclass(found)
             and issubclass(found, transformers.PreTrainedModel)
-            and found.config_class is kinds[kind]
+            and getattr(found, "config_class", None) is kinds[kind]
         ):
             return found
     with contextlib.suppress(KeyError):
