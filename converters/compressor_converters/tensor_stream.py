@@ -85,7 +85,8 @@ class Writer:
         body = self._bodies[size]
         start = body.tell()
         if tensor.numel():
-            body.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            raw: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+            body.write(raw)
         self._entries[size][name] = {
             "dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, body.tell()],
         }  # fmt: skip

@@ -97,8 +97,8 @@ def skeleton_of(folder: Path) -> nn.Module:
     network, config = _described(folder, count)
     skeleton: Any = _skeleton(folder, network, config, numbers)
     skeleton.tie_weights()
-    found: nn.Module = skeleton
-    return found
+    built: nn.Module = skeleton
+    return built
 
 
 def _described(folder: Path, tensors: int) -> tuple[Any, Any]:
@@ -154,7 +154,7 @@ def network_class(transformers: Any, folder: Path, config: dict[str, Any]) -> An
     named = config.get("architectures")
     name = named[0] if isinstance(named, list) and named else None
     if isinstance(name, str) and re.fullmatch(r"[A-Z]\w{1,80}", name, re.ASCII):
-        found = getattr(transformers, name, None)
+        found: Any = getattr(transformers, name, None)
         if (
             inspect.isclass(found)
             and issubclass(found, transformers.PreTrainedModel)
