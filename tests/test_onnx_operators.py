@@ -42,6 +42,12 @@ def wrong(case: Any) -> str | None:
     return None
 
 
+def test_one_number_is_picked_from_a_vector() -> None:
+    node = onnx.helper.make_node("Gather", ["x", "i"], ["y"], axis=0)
+    got = OPERATORS["Gather"](node, 17, torch.tensor([3, 5, 7]), torch.tensor(-1))
+    torch.testing.assert_close(got, torch.tensor(7))
+
+
 @pytest.mark.slow  # the standard makes all of its cases first
 def test_operators_do_what_the_standard_says() -> None:
     taken, refused, failed = [], [], []

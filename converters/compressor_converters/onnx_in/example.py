@@ -10,7 +10,22 @@ from compressor_converters.onnx_in.network import Input, OnnxNetwork
 from compressor_converters.onnx_in.segment import LoadError
 from compressor_converters.onnx_in.view import integer, is_standard
 
-_SIZES = (16, 32, 64, 96, 128, 224, 256, 320, 640, 1, 512, 1024, 16000)  # tried for a size that the graph leaves open
+_SIZES = (
+    32,
+    64,
+    128,
+    224,
+    256,
+    320,
+    640,
+    16,
+    48,
+    96,
+    1,
+    512,
+    1024,
+    16000,
+)  # tried for a size that the graph leaves open
 _TOKENS = 2  # of a vocabulary that is not known
 
 
@@ -27,12 +42,13 @@ def make_example(network: OnnxNetwork) -> tuple[Tensor, ...] | None:
             example = tuple(_one(spec, network, rows, size, n) for n, spec in enumerate(network.inputs))
             try:
                 with torch.no_grad():
-                    network(*example)
+                    found = network(*example)
             except LoadError as error:
                 raise CompressorError(f"{network.view.file.path}: {error}") from None
             except RuntimeError:
                 continue
-            return example
+            if all(one.numel() for one in ((found,) if isinstance(found, Tensor) else found)):
+                return example
     return None
 
 

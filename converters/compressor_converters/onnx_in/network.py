@@ -248,7 +248,7 @@ class OnnxNetwork(nn.Module):
         try:
             with torch.enable_grad():
                 got = self(*inputs)
-        except (NoGradientError, RuntimeError, NotImplementedError) as error:
+        except (NoGradientError, RuntimeError, ValueError, TypeError, IndexError) as error:
             return reason(error)
         with torch.no_grad():
             wanted = self(*inputs)

@@ -107,7 +107,7 @@ def _gather(node: Node, _opset: int, x: Tensor, indices: Tensor) -> Tensor:
     axis = integer(node, "axis") % x.ndim
     flat = indices.reshape(-1).long()
     picked = x.index_select(axis, torch.where(flat < 0, flat + x.shape[axis], flat).to(x.device))
-    return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return picked.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])  # of a vector, a single number
 
 
 @operator("GatherElements")
