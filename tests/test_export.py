@@ -22,6 +22,8 @@ from compressor_converters import ort_file, storage
 from compressor_converters.folder import load_folder
 from compressor_converters.pt2 import load_pt2
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def done(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -86,7 +86,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
         (lambda m: m["layers"].update(nowhere=m["layers"]["0"]), "'nowhere' that this network does not have"),
         (lambda m: m["layers"]["0"].update(method="acbc"), "did you mean 'acdc'"),
         (lambda m: m["layers"]["0"].update(in_features=31), "30 features in this network and 31"),
-        (lambda m: m["layers"]["0"]["config"].update(depth=3), "does not fit the network"),
+        (lambda m: m["layers"]["0"]["config"].update(depth=3), "numbers, and the file holds"),
         (lambda m: m.update(surprise=1), "manifest is not valid"),
         (lambda m: m.update(layers={}), "does not fit the network"),
     ],

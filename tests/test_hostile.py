@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = ROOT / "tests" / "hostile"
 MOST_BYTES = 600 << 20  # that one file may make the process grow by
 

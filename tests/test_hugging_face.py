@@ -16,6 +16,8 @@ from compressor.errors import CompressorError
 from compressor_converters.hugging_face import reading
 from compressor_converters.load import load_model
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 SIZES: dict[str, Any] = {

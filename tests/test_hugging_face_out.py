@@ -24,6 +24,8 @@ from compressor_converters.manifest import describe
 from compressor_converters.opening import close_model, open_model
 from compressor_converters.safetensors_file import save
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 BERT: dict[str, Any] = {
@@ -114,7 +116,7 @@ def test_the_folder_is_written_again_in_half_precision(compressed: tuple[Path, A
     assert got.dtype == torch.float32
     assert 1e-6 < float((got - expected).abs().max() / expected.abs().max()) < 1e-2
     assert made.error is not None
-    assert made.size_bytes["model.safetensors"] < 0.6 * (folder / "model.safetensors").stat().st_size
+    assert made.size_bytes["model.safetensors"] < 0.65 * (folder / "model.safetensors").stat().st_size
     assert (tmp_path / "half" / "vocab.txt").is_file()
 
 

@@ -30,7 +30,10 @@ from torch import Tensor
 from compressor.layers import methods, seeded
 from compressor_kernels import build_cuda, cuda, dispatch, gpu, hadamard, native, reference
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler for the emulation of the CUDA kernels")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(compiler() is None, reason="no C++ compiler for the emulation of the CUDA kernels"),
+]
 HALVES = [torch.float16, torch.bfloat16]
 
 

@@ -25,7 +25,7 @@ from compressor_converters.onnx_file import save_onnx
 from compressor_kernels import native, onnx_library_path
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")]
 
 METHODS = ("acdc", "fastfood", "monarch", "phd", "pruned", "deep_compression")  # those with a native operator
 KINDS = {"ACDC", "Fastfood", "Monarch", "PHD", "Sparse", "SparseShared"}

@@ -15,6 +15,8 @@ from torch import nn
 from compressor.layers import build
 from compressor_converters.onnx_file import save_onnx
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = "onnxruntime-node@1.30.0"
 SCRIPT = """
 const ort = require("onnxruntime-node");

@@ -13,6 +13,8 @@ from onnx.backend.test.case.node import collect_testcases
 from compressor_converters.onnx_in.operators import OPERATORS
 from compressor_converters.onnx_in.read import as_tensor
 
+pytestmark = pytest.mark.slow
+
 # In types that torch does not compute in, of empty sets, or not of a trained network.
 _LEFT_OUT = ("FLOAT8", "FLOAT4", "float8", "float4", "int4", "int2", "_uint16", "_uint32", "_uint64", "STRING",
              "string", "FLOAT16", "INT4", "INT2", "E8M0", "E4M3", "E5M2", "E2M1", "training_mode", "empty_set",

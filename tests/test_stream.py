@@ -20,6 +20,8 @@ from compressor.pipeline import make_recipe
 from compressor.stream import stream
 from compressor_converters.tensor_stream import Source, Writer
 
+pytestmark = pytest.mark.slow
+
 WIDE = """
 from torch import nn
 

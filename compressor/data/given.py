@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ ENDINGS = (".npz", ".npy", ".safetensors", ".pt", ".pth")
 _UNFOLDED, _RATIO = 1 << 28, 100  # of compressed archives: bytes that are fine anyway, and bytes for one on disk
 _BROKEN = (
     OSError, EOFError, MemoryError, OverflowError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error,
-    pickle.UnpicklingError,
+    pickle.UnpicklingError, SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 
 

@@ -72,7 +72,12 @@ def load_hugging_face(folder: Path) -> Found:
     model, info = quietly(
         folder,
         lambda: network.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told, and refused below
         ),
     )
     lost = sorted(str(name) for name in info["missing_keys"])

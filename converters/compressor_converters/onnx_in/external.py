@@ -8,7 +8,8 @@ import onnx
 
 from compressor_converters.onnx_in.read import OnnxFile, external_place, is_external
 
-_ALIGNED = 4096  # so that the file can be mapped
+_ALIGNED = 4096  # so that the file can be mapped; small tensors are read
+_SMALL = 1 << 16
 _CHUNK = 1 << 24
 
 
@@ -25,7 +26,7 @@ def move_external(proto: onnx.ModelProto, source: OnnxFile, path: Path) -> None:
             if not is_external(tensor):
                 continue
             place, offset, length = external_place(tensor, source.folder)
-            out.write(b"\0" * (-out.tell() % _ALIGNED))
+            out.write(b"\0" * (-out.tell() % _ALIGNED if length >= _SMALL else 0))
             start, left = out.tell(), length
             with place.open("rb") as read:
                 read.seek(offset)
