@@ -69,4 +69,5 @@ def test_operators_do_what_the_standard_says() -> None:
     assert len(taken) > 500
     assert len(refused) < 0.2 * len(taken)
     untested = OPERATORS.keys() - set(taken)
-    assert untested <= {"Swish", "Size", "Sum"}, untested
+    # The standard's cases of these are of kinds left out, or of several nodes.
+    assert untested <= {"Swish", "Size", "Sum", "Cast", "CastLike", "LayerNormalization"}, untested
