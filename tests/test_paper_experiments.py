@@ -18,7 +18,7 @@ from movielens import _ROUNDS, Setting, fit
 from page import page
 from parity import SMALL, strings
 from parity import learn as learn_parity
-from ratings import Pattern, Ratings, autoencoder, movielens_100k, movielens_100k_fold, penalty, predict, weight_of
+from ratings import Pattern, Ratings, autoencoder, movielens_100k, movielens_100k_fold, penalised, predict, weight_of
 from recovery import between, cascade, fourier, problem, recover_complex, solve, whitened
 from shapes import agrees, counts
 from three_ways import replaced
@@ -276,11 +276,16 @@ def test_sparse_products_give_what_dense_ones_do_and_their_gradients(model: str,
         for layer in layers[:-1]:
             h = (h @ weight_of(layer).T + layer.bias).sigmoid()
         y = h @ weight_of(layers[-1]).T + layers[-1].bias
-        return ((y - r).square() * known).sum() / 2 + sum(penalty(layer, 2.0, 0.3) for layer in layers)
+        return ((y - r).square() * known).sum() / 2 + sum(map(penalty, layers))
+
+    def penalty(layer: nn.Module) -> torch.Tensor:
+        if model != "sparse_fc":
+            return weight_of(layer).square().sum()
+        return layer.factors.square().sum() + 0.15 * layer.kernel().square().sum()
 
     found = (predict(layers, pattern, pattern) - pattern.values).square().sum() / 2
-    found = found + sum(penalty(layer, 2.0, 0.3) for layer in layers)
-    torch.testing.assert_close(found, dense_loss())
+    found = found + sum(penalised(layer, 2.0, 0.3)[1] for layer in layers)
+    torch.testing.assert_close(found, dense_loss(), rtol=1e-5, atol=0)
     parameters = list(layers.parameters())
     for own, other in zip(
         torch.autograd.grad(found, parameters), torch.autograd.grad(dense_loss(), parameters), strict=True
