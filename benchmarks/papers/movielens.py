@@ -42,8 +42,11 @@ PUBLISHED: dict[tuple[str, str, int], float] = {
     ("1m", "sparse_fc", 2): 0.824, ("1m", "autorec", 2): 0.830, ("1m", "sparse_fc", 1): 0.830,
     ("1m", "kernelnet", 2): 0.836, ("1m", "kernelnet", 1): 0.838, ("1m", "autorec", 1): 0.831,
 }  # fmt: skip
-L2 = {"100k": (10.0, 20.0, 40.0), "1m": (60.0,)}
-MOST_ROUNDS = {"100k": 6, "1m": 20}
+L2: dict[tuple[str, str], tuple[float, ...]] = {
+    ("100k", "autorec"): (15.0, 30.0, 60.0), ("100k", "kernelnet"): (15.0, 30.0, 60.0),
+    ("100k", "sparse_fc"): (60.0, 90.0, 135.0), ("1m", "autorec"): (20.0, 60.0), ("1m", "kernelnet"): (20.0, 60.0),
+}  # fmt: skip
+MOST_ROUNDS = {"100k": 6, "1m": 10}
 L0 = {"100k": 0.006, "1m": 0.013}
 SEVERAL = {"100k": {key[1:] for key in PUBLISHED}, "1m": {("sparse_fc", 2), ("autorec", 2)}}  # run on all splits
 ONE_SPLIT = {"100k": (), "1m": ("0",)}
@@ -147,7 +150,7 @@ def chosen(runs: Runs, key: tuple[str, str, int], train: Ratings) -> Setting:
         return Setting(data, model, hidden, 60.0, 20)
     inner, scored = train.split(HELD_BACK, seed=99)
     best: list[tuple[float, float, int]] = []
-    for l2 in L2[data]:
+    for l2 in L2[data, model]:
         setting = Setting(data, model, hidden, l2, MOST_ROUNDS[data])
         name = f"{setting.title}, held back, λ₂ = {l2:g}"
         run = runs.take(name, lambda s=setting, n=name: fit(s, inner, scored, 0, _state(runs, n)))
@@ -170,13 +173,13 @@ def _split(data: str, split: str) -> tuple[Ratings, Ratings]:
 
 
 def measure(runs: Runs) -> None:
-    """ML-100K by split, then its published splits, then ML-1M; Sparse FC and the dense autoencoder first."""
+    """ML-100K by split, ML-1M, then the published splits; Sparse FC and the dense autoencoder first."""
     if runs.quick:
         setting = Setting("100k", "sparse_fc", 1, 20.0, 1)
         runs.take("100k, sparse_fc(1), split 0", lambda: fit(setting, *_split("100k", "0"), 0, None))
         return
-    splits = [("100k", str(i)) for i in range(5)] + [("100k", f"u{i}") for i in range(1, 6)]
-    for data, split in [*splits, *(("1m", str(i)) for i in range(3))]:
+    splits = [*(("100k", str(i)) for i in range(5)), *(("1m", str(i)) for i in range(3))]
+    for data, split in [*splits, *(("100k", f"u{i}") for i in range(1, 6))]:
         for key in PUBLISHED:
             if key[0] == data and (split in ONE_SPLIT[data] or key[1:] in SEVERAL[data]):
                 _take(runs, chosen(runs, key, _split(data, "0")[0]), split)
