@@ -6,56 +6,27 @@ Writes ``benchmarks/results/permutation.json``. Needs the data folder (``COMPRES
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import caffe_lenet
-import demo
 from facts import facts, keep, parser, show
-from packages import ROOT, ccexam, mnist
+from jobs import JOBS, test_error
 
 PERMUTATIONS = ("random", "block", "none")
 DEPTH = 6  # of the cascades: five permutations between them
 
 
-def error(arguments: list[str], permutation: str, folder: Path) -> float:
-    """The test error of one ``compress``."""
-    settings = ["--method", "acdc", "--set", f"depth={DEPTH}", "--set", f"permutation={permutation}"]
-    out = ["-o", str(folder / "out"), "--force", "--json"]
-    command = [sys.executable, "-m", "compressor", *arguments, *settings, *out]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    return 1 - float(json.loads(done.stdout)["after"]["accuracy"])
-
-
-def convnet(folder: Path, epochs: int, seed: int, quick: bool) -> list[str]:
-    """The demo's model and data."""
-    ccexam()
-    arguments = demo.command(*demo.write_data(mnist(), quick), quick, seed)
-    kept = arguments[: arguments.index("--method")]
-    return [*kept, "--seed", str(seed), "--epochs", str(epochs)]
-
-
-def lenet(folder: Path, epochs: int, seed: int, quick: bool) -> list[str]:
-    return caffe_lenet.job(folder, epochs, seed, quick)
-
-
-JOBS = {"MNIST convnet (ccexam)": convnet, "Caffe LeNet": lenet}
-
-
 def measure(seeds: int, epochs: int, first_seed: int, quick: bool) -> list[dict[str, Any]]:
     """One row a job and kind of permutation, with the errors of all seeds."""
     rows = []
-    for name, job in JOBS.items():
+    for name in JOBS:
         for permutation in PERMUTATIONS:
-            errors = []
-            for seed in range(first_seed, first_seed + seeds):
-                with tempfile.TemporaryDirectory() as folder:
-                    errors.append(error(job(Path(folder), epochs, seed, quick), permutation, Path(folder)))
+            settings = ["--method", "acdc", "--set", f"depth={DEPTH}", "--set", f"permutation={permutation}"]
+            errors = [
+                test_error(name, settings, epochs=epochs, seed=seed, quick=quick)
+                for seed in range(first_seed, first_seed + seeds)
+            ]
             rows.append({"job": name, "permutation": permutation, "errors": errors, "mean": statistics.mean(errors)})
             print(line(rows[-1]), file=sys.stderr, flush=True)
     return rows
