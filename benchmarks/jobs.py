@@ -1,4 +1,4 @@
-"""Two real jobs that comparisons of settings run: the demo's convnet and the papers' Caffe LeNet, by the command itself."""
+"""Two real jobs on which settings are compared: the demo's convnet and the papers' Caffe LeNet, by the command."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_the_way_to_fade_is_an_option_of_the_training() -> None:
     asked = _recipe(None, model="m.pt", progressive="mollify", training=(("rate", "0.1"),))
     assert asked.how().progressive == "mollify"
     assert asked.training == {"rate": "0.1", "progressive": "mollify"}
-    with pytest.raises(CompressorError, match="progressive.*theseus"):
+    with pytest.raises(CompressorError, match=r"progressive.*theseus"):
         _recipe(None, model="m.pt", progressive="slowly").how()
 
 

@@ -71,11 +71,16 @@ class Setting:
         return f"{self.data}, {self.model}({self.hidden}){other}"
 
 
-def fit(setting: Setting, train: Ratings, test: Ratings, seed: int, state: Path | None) -> Values:
-    """Train round by round; RMSE on ``test`` after each, and the share of weights that are not zero."""
+def fit(
+    setting: Setting, train: Ratings, test: Ratings, seed: int, state: Path | None, start: nn.ModuleList | None = None
+) -> Values:
+    """Train round by round; RMSE on ``test`` after each, and the share of weights that are not zero.
+
+    From ``start``, which is changed, else from the beginning.
+    """
     torch.manual_seed(seed)
     given, wanted = Pattern(train), Pattern(test)
-    layers = autoencoder(setting.model, setting.hidden, train.shape[1], seed=seed)
+    layers = start or autoencoder(setting.model, setting.hidden, train.shape[1], seed=seed)
     curve: list[list[float]] = []
     if state is not None and state.exists():
         kept = torch.load(state, weights_only=True)
@@ -153,19 +158,19 @@ def chosen(runs: Runs, key: tuple[str, str, int], train: Ratings) -> Setting:
     for l2 in L2[data, model]:
         setting = Setting(data, model, hidden, l2, MOST_ROUNDS[data])
         name = f"{setting.title}, held back, λ₂ = {l2:g}"
-        run = runs.take(name, lambda s=setting, n=name: fit(s, inner, scored, 0, _state(runs, n)))
+        run = runs.take(name, lambda s=setting, n=name: fit(s, inner, scored, 0, state_of(runs, n)))
         best += [(error, l2, i + 1) for i, error in enumerate(run["curve"])]
     _, l2, rounds = min(best)
     return Setting(data, model, hidden, l2, rounds)
 
 
-def _state(runs: Runs, name: str) -> Path | None:
+def state_of(runs: Runs, name: str) -> Path | None:
     safe = "".join(c if c.isalnum() else "_" for c in name)
     return None if runs.quick else STORE / "papers" / f"{safe}.pt"
 
 
 @cache
-def _split(data: str, split: str) -> tuple[Ratings, Ratings]:
+def split_of(data: str, split: str) -> tuple[Ratings, Ratings]:
     if split.startswith("u"):
         return movielens_100k_fold(int(split[1:]))
     whole, share = (movielens_100k(), 0.2) if data == "100k" else (movielens_1m(), 0.1)
@@ -176,21 +181,21 @@ def measure(runs: Runs) -> None:
     """ML-100K by split, ML-1M, then the published splits; Sparse FC and the dense autoencoder first."""
     if runs.quick:
         setting = Setting("100k", "sparse_fc", 1, 20.0, 1)
-        runs.take("100k, sparse_fc(1), split 0", lambda: fit(setting, *_split("100k", "0"), 0, None))
+        runs.take("100k, sparse_fc(1), split 0", lambda: fit(setting, *split_of("100k", "0"), 0, None))
         return
     splits = [*(("100k", str(i)) for i in range(5)), *(("1m", str(i)) for i in range(3))]
     for data, split in [*splits, *(("100k", f"u{i}") for i in range(1, 6))]:
         for key in PUBLISHED:
             if key[0] == data and (split in ONE_SPLIT[data] or key[1:] in SEVERAL[data]):
-                _take(runs, chosen(runs, key, _split(data, "0")[0]), split)
+                _take(runs, chosen(runs, key, split_of(data, "0")[0]), split)
     for model in ("sparse_fc", "autorec"):
-        best = chosen(runs, ("100k", model, 2), _split("100k", "0")[0])
+        best = chosen(runs, ("100k", model, 2), split_of("100k", "0")[0])
         _take(runs, replace(best, optimizer="rprop"), "0")
 
 
 def _take(runs: Runs, setting: Setting, split: str) -> None:
     name = f"{setting.title}, split {split}"
-    runs.take(name, lambda: fit(setting, *_split(setting.data, split), 0, _state(runs, name)), seed=0)
+    runs.take(name, lambda: fit(setting, *split_of(setting.data, split), 0, state_of(runs, name)), seed=0)
 
 
 def figures(runs: Mapping[str, Values]) -> list[Figure]:

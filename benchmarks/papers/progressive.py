@@ -24,12 +24,16 @@ def measure(runs: Runs) -> None:
     def run(job: str, way: str, seed: int) -> Values:
         how = ["--train", "fade=0"] if way == "at once" else ["--train", "fade=0.5", "--progressive", way]
         settings = [*_METHOD, *how]
-        return {"test_error": test_error(job, settings, epochs=1 if runs.quick else EPOCHS, seed=seed, quick=runs.quick)}
+        return {
+            "test_error": test_error(job, settings, epochs=1 if runs.quick else EPOCHS, seed=seed, quick=runs.quick)
+        }
 
     for seed in SEEDS[:1] if runs.quick else SEEDS:
         for job in JOBS:
             for way in WAYS:
-                runs.take(f"{job}, {way}, seed {seed}", lambda job=job, way=way, seed=seed: run(job, way, seed), seed=seed)
+                runs.take(
+                    f"{job}, {way}, seed {seed}", lambda job=job, way=way, seed=seed: run(job, way, seed), seed=seed
+                )
 
 
 def figures(runs: Mapping[str, Values]) -> list[Figure]:

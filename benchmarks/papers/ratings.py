@@ -18,7 +18,7 @@ import torch
 from packages import data_folder
 from torch import Tensor, nn
 
-from compressor.layers import KernelNet, SparseFC
+from compressor.layers import SVD, KernelNet, Pruned, SparseFC
 from compressor_kernels.sparse import run_csr, run_csr_backward
 
 HIDDEN = 500
@@ -149,6 +149,10 @@ def weight_of(layer: nn.Module) -> Tensor:
     """W ``(out, in)`` as it multiplies."""
     if isinstance(layer, SparseFC):
         return layer.weight()
+    if isinstance(layer, SVD):
+        return layer.up @ layer.down
+    if isinstance(layer, Pruned):
+        return layer.positions.scatter(layer.living())
     return layer.weight if isinstance(layer, nn.Linear) else layer.weight(*layer.places())  # type: ignore[operator]
 
 
