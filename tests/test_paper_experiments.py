@@ -105,7 +105,7 @@ def test_the_counting_network_is_an_lstm(kind: str) -> None:
     x, y = sequences(7, 6, torch.Generator().manual_seed(0))
     assert y.tolist() == [len(set(row)) for row in x.tolist()]
     lstm = nn.LSTM(11, 5, batch_first=True)
-    order = torch.cat([torch.arange(5) + 5 * gate for gate in (1, 0, 3, 2)])  # torch has input, forget, cell, output
+    order = torch.cat([torch.arange(5) + 5 * gate for gate in (0, 1, 3, 2)])  # torch has input, forget, cell, output
     with torch.no_grad():
         lstm.weight_hh_l0.copy_(model.state.weight[order])
         lstm.bias_hh_l0.copy_(model.state.bias[order])

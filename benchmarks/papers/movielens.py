@@ -42,10 +42,9 @@ PUBLISHED: dict[tuple[str, str, int], float] = {
     ("1m", "sparse_fc", 2): 0.824, ("1m", "autorec", 2): 0.830, ("1m", "sparse_fc", 1): 0.830,
     ("1m", "kernelnet", 2): 0.836, ("1m", "kernelnet", 1): 0.838, ("1m", "autorec", 1): 0.831,
 }  # fmt: skip
-L2: dict[tuple[str, str], tuple[float, ...]] = {
-    ("100k", "autorec"): (15.0, 30.0, 60.0), ("100k", "kernelnet"): (15.0, 30.0, 60.0),
-    ("100k", "sparse_fc"): (60.0, 90.0, 135.0), ("1m", "autorec"): (20.0, 60.0), ("1m", "kernelnet"): (20.0, 60.0),
-}  # fmt: skip
+_L2 = {"100k": (15.0, 30.0, 60.0), "1m": (20.0, 60.0)}
+L2 = {(data, model, hidden): _L2[data] for data, model, hidden in PUBLISHED}
+L2 |= {("100k", "sparse_fc", 1): (60.0, 90.0, 135.0), ("100k", "sparse_fc", 2): (20.0, 30.0, 45.0, 60.0)}
 MOST_ROUNDS = {"100k": 6, "1m": 10}
 L0 = {"100k": 0.006, "1m": 0.013}
 SEVERAL = {"100k": {key[1:] for key in PUBLISHED}, "1m": {("sparse_fc", 2), ("autorec", 2)}}  # run on all splits
@@ -155,7 +154,7 @@ def chosen(runs: Runs, key: tuple[str, str, int], train: Ratings) -> Setting:
         return Setting(data, model, hidden, 60.0, 20)
     inner, scored = train.split(HELD_BACK, seed=99)
     best: list[tuple[float, float, int]] = []
-    for l2 in L2[data, model]:
+    for l2 in L2[key]:
         setting = Setting(data, model, hidden, l2, MOST_ROUNDS[data])
         name = f"{setting.title}, held back, λ₂ = {l2:g}"
         run = runs.take(name, lambda s=setting, n=name: fit(s, inner, scored, 0, state_of(runs, n)))
