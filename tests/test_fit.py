@@ -276,9 +276,10 @@ def test_noise_where_units_saturate_is_only_there_while_they_train(inputs: Tenso
         assert torch.equal(activation(x), x.tanh()) == (done >= 0.8)
     assert seen == sorted(seen, reverse=True)
     assert (seen[0], seen[-1]) == (30.0, 0.5)
+    layers = [nn.Linear(20, 31), nn.ReLU(), nn.Linear(31, 29), nn.ReLU(), nn.Linear(29, 17)]
+    teacher = nn.Sequential(*layers).eval()
     with pytest.raises(CompressorError, match="no module that saturates"):
-        layers = [nn.Linear(20, 31), nn.ReLU(), nn.Linear(31, 29), nn.ReLU(), nn.Linear(29, 17)]
-        distilled(nn.Sequential(*layers).eval(), inputs, epochs=1, noise="nah")
+        distilled(teacher, inputs, epochs=1, noise="nah")
 
 
 def test_noise_on_gradients_moves_the_result_and_is_for_steps_only(teacher: nn.Module, inputs: Tensor) -> None:

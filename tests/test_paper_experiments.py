@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from classification import error, flat, mnist, outputs, shifted
+from classification import error, flat, mnist, outputs, shifted, train
 from denil import KINDS, fine_tune, learned, predicted, pretrained
 from experiment import Figure, Runs, at_most, mean_of, percent
 from kernel_dimensions import network as kernel_network
+from kernel_grids import network as grid_network
 from lenet import HEADS, PAST, network, weights
 from movielens import _ROUNDS, Setting, fit
 from page import page
@@ -116,6 +117,22 @@ def test_the_counting_network_is_an_lstm(kind: str) -> None:
     if kind != "plain":
         noisy_(model, "nan")
         assert sum(isinstance(module, NoisyActivation) for module in model.modules()) == 3
+
+
+def test_known_places_of_pixels_beat_learned_ones_at_equal_budget(digits: tuple) -> None:
+    """Equally many epochs of an equally large network, of which fewer numbers are learned."""
+    (x, labels), test = (flat(split) for split in digits)
+    for seed in (0, 1):
+        accuracy, learned_numbers = {}, {}
+        for places in ("known", "learned"):
+            torch.manual_seed(seed)
+            model = grid_network(places, seed, maps=2)
+            optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+            train(model, (x, labels), epochs=3, optimizer=optimizer, seed=seed, cosine=True)
+            accuracy[places] = 1 - error(model, test)
+            learned_numbers[places] = sum(p.numel() for p in model.parameters())
+        assert learned_numbers["known"] < learned_numbers["learned"]
+        assert accuracy["known"] > accuracy["learned"] + 0.05
 
 
 # --- 9 and 1: counts, and recovery ------------------------------------------------------------------
