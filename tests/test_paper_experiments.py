@@ -28,7 +28,7 @@ from unique_elements import Counter, sequences
 from zoo import CaffeLeNet
 
 from compressor.layers import method
-from compressor.train import NoisyActivation, noisy_
+from compressor.train import Annealing, NoisyActivation, noisy_
 from compressor_kernels import dispatch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +117,29 @@ def test_the_counting_network_is_an_lstm(kind: str) -> None:
     if kind != "plain":
         noisy_(model, "nan")
         assert sum(isinstance(module, NoisyActivation) for module in model.modules()) == 3
+
+
+def test_annealed_noise_learns_where_plain_units_saturate(digits: tuple) -> None:
+    """Hard-tanh units that begin deep in saturation have hardly any gradient; with noise there is one."""
+    (x, labels), test = (flat(split) for split in digits)
+    epochs = 4
+
+    def learn(kind: str | None, seed: int) -> float:
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for inputs in (784, 100, 100):
+            layers += [nn.Linear(inputs, 100), nn.Hardtanh()]
+            layers[-2].weight.data.mul_(30)
+        model: nn.Module = nn.Sequential(*layers, nn.Linear(100, 10))
+        annealing = Annealing(noisy_(model, kind), every=1) if kind else None
+        train(
+            model, (x, labels), epochs=epochs, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3), seed=seed,
+            each_step=None if annealing is None else lambda _: annealing.step(),
+        )  # fmt: skip
+        return error(model, test)
+
+    for seed in (0, 1):
+        assert learn("nah", seed) < learn(None, seed) - 0.05
 
 
 def test_known_places_of_pixels_beat_learned_ones_at_equal_budget(digits: tuple) -> None:
