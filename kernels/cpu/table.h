@@ -181,6 +181,10 @@ namespace avx512 {
 const Kernels& table();
 const StructuredKernels& structured_table();
 }
+namespace wide {
+const Kernels& table();
+const StructuredKernels& structured_table();
+}
 namespace neon {
 const Kernels& table();
 const StructuredKernels& structured_table();
