@@ -1,7 +1,8 @@
 """Random cases of all kernels from two threads: ``python kernels/stress.py [SECONDS] [KIND ...]``.
 
 Kinds are the sanitizers ``address,undefined`` and ``thread``; ``wide``, the code for AVX-512 on AVX2; and ``neon``,
-cross-compiled for ARM and run by qemu: all four unless named. Needs cmake and a C++ compiler, for ``neon`` that of aarch64 and ``qemu-aarch64``.
+cross-compiled for ARM and run by qemu: all four unless named. Needs cmake and a C++ compiler, for ``neon`` that of
+aarch64 and ``qemu-aarch64``.
 """
 
 from __future__ import annotations
