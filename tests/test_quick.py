@@ -141,6 +141,13 @@ def test_settings_of_the_same_tables_are_told_apart() -> None:
         ] * 2:
             found = dispatch.acdc(x, a, d, beta, permutation, outputs, relu=relu, separable=separable)
             torch.testing.assert_close(found, reference.acdc(x, a, d, beta, permutation, outputs, relu, separable))
+        for outputs in (9, 16, 9):
+            found = dispatch.acdc(x, a, d, beta, permutation, outputs)
+            torch.testing.assert_close(found, reference.acdc(x, a, d, beta, permutation, outputs, False, False))
+        first = a[:1].expand_as(a)  # where a is
+        for one in (a, first, a):
+            found = dispatch.acdc(x, one, d, beta, permutation, 16)
+            torch.testing.assert_close(found, reference.acdc(x, one, d, beta, permutation, 16, False, False))
         narrow = x[:, :11]
         torch.testing.assert_close(
             dispatch.acdc(narrow, a, d, beta, permutation, 16),

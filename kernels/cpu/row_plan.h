@@ -17,6 +17,13 @@
 
 namespace ck {
 
+// How many of `rows` are quicker one by one than together on lanes that they do not fill. Where there are no others, the
+// lanes' tables would be made for them alone.
+inline int64_t single_rows(int64_t rows, int64_t lanes) {
+  const int64_t rest = rows % lanes;
+  return rows < lanes ? (4 * rest <= 3 * lanes ? rest : 0) : 2 * rest < lanes ? rest : 0;
+}
+
 struct RowPlan {
   int64_t n, m, lanes, length;
   std::vector<Pass> passes;

@@ -30,6 +30,8 @@ CK_INLINE void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
 CK_INLINE V loadu(const float* p) { return *reinterpret_cast<const VU*>(p); }
 CK_INLINE void storeu(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
 
+CK_INLINE void fetch(const float* p) { __builtin_prefetch(p); }  // into the cache, for later; p may be anywhere
+
 CK_INLINE V splat(float s) {
 #if LANES == 16
   return _mm512_set1_ps(s);
