@@ -41,6 +41,8 @@ CK_INLINE void hide(V& v) {
 #endif
 }
 
+CK_INLINE void fetch(const float* p) { __builtin_prefetch(p); }  // into the cache, for later; p may be anywhere
+
 CK_INLINE V splat(float s) {
 #ifdef __AVX512F__
   return _mm512_set1_ps(s);
