@@ -14,15 +14,17 @@ import atheris
 _PARSERS = ("torch._weights_only_unpickler", "torch.serialization", "numpy.lib._format_impl")
 
 with atheris.instrument_imports(include=["zipfile", "yaml"]):
-    import yaml  # noqa: F401
-    import zipfile  # noqa: F401, I001
+    import zipfile  # noqa: F401
 
-import numpy as np  # noqa: F401
-import onnx  # noqa: F401
-import torch  # noqa: F401
+    import yaml  # noqa: F401
+
+import numpy as np  # noqa: E402, F401
+import onnx  # noqa: E402, F401
+import torch  # noqa: E402, F401
 
 with atheris.instrument_imports(include=["compressor", "compressor_converters"]):
     import targets
+    from seeds import seeds
 with atheris.instrument_imports(include=[name.partition(".")[0] for name in _PARSERS]):
     for _name in _PARSERS:
         importlib.reload(importlib.import_module(_name))
@@ -31,8 +33,9 @@ with atheris.instrument_imports(include=[name.partition(".")[0] for name in _PAR
 def main() -> None:
     """Hand over to libFuzzer, which ends the process."""
     name = sys.argv.pop(1)
-    targets.seeds()  # what is made once is made before it counts
     with targets.scratch() as folder:
+        for seed in seeds()[name]:  # what is imported or made once is there before it counts
+            targets.try_one(name, seed, folder)
         atheris.Setup(sys.argv, lambda data: targets.try_one(name, data, folder) and None)
         atheris.Fuzz()
 
