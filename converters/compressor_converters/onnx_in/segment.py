@@ -73,6 +73,7 @@ class Segment:
         options.intra_op_num_threads = max(1, torch.get_num_threads())
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = False  # there are many sessions, and an arena keeps the most it ever had
         if self.view.is_quantized:  # further optimisation would multiply in 8 bits
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
