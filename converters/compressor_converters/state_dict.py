@@ -71,7 +71,7 @@ def check_zip(path: Path) -> None:
     except RefusedError as error:
         raise CompressorError(f"{path}: not read, {error} (if you trust the file: --unsafe-load)") from None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CompressorError(f"{path}: is cut off or damaged ({said(error)}); copy or download it again") from None
+        raise CompressorError(f"{path}: is cut off or damaged ({error}); copy or download it again") from None
 
 
 def tensors_of(path: Path, value: Any) -> dict[str, Tensor]:

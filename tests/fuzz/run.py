@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ def fuzz(name: str, seconds: int, keep: Path) -> tuple[dict[str, Any], str]:
         f"-timeout={SLOW_SECONDS}", "-max_len=20000", "-print_final_stats=1", f"-artifact_prefix={FINDINGS}/{name}-",
         str(keep / name), str(CORPUS / name),
     ]  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     roots = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "converters"))
     done = subprocess.run(
         command, cwd=HERE, env={**os.environ, "PYTHONPATH": roots, "OMP_NUM_THREADS": "1"}, text=True, check=False,
@@ -52,9 +54,11 @@ def fuzz(name: str, seconds: int, keep: Path) -> tuple[dict[str, Any], str]:
     )  # fmt: skip
     tried = re.findall(r"number_of_executed_units:\s*(\d+)", done.stdout)
     spent = re.findall(r"Done \d+ runs in (\d+) second", done.stdout)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     covered = re.findall(r"cov: (\d+)", done.stdout)
     found = {
         "status": done.returncode, "inputs": int(tried[-1]) if tried else 0, "seconds": int(spent[-1]) if spent else 0,
+        "processor_seconds": round(used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime),
         "branches": int(covered[-1]) if covered else 0,
     }  # fmt: skip
     return found, done.stdout[-4000:]
@@ -67,6 +71,7 @@ def write_log(path: Path, found: dict[str, dict[str, Any]]) -> None:
     packages = ("atheris", "torch", "onnx", "onnxruntime", "safetensors", "transformers", "PyYAML", "numpy")
     log = {
         "seconds": sum(entry["seconds"] for entry in every.values()),
+        "processor_seconds": sum(entry["processor_seconds"] for entry in every.values()),
         "inputs": sum(entry["inputs"] for entry in every.values()),
         "findings": sum(entry["status"] != 0 for entry in every.values()),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

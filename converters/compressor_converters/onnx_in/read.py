@@ -137,7 +137,7 @@ def _check_text(proto: onnx.ModelProto) -> None:
             if field.type == field.TYPE_MESSAGE:
                 pending.extend(several)
             elif not all(isinstance(one, str) for one in several):
-                raise ValueError(f"a {field.name} in it is no text")
+                raise ValueError(f"it has a name or word ('{field.name}') that is no text")
 
 
 def _check_order(graph: onnx.GraphProto) -> None:
