@@ -214,15 +214,20 @@ def _kind_of_zip(path: Path) -> Format:
     raise CompressorError(f"{path}: is a zip archive without a model in it ({', '.join(sorted(names)[:3])}, ...)")
 
 
-def _load_graph(path: Path) -> Loaded:
-    """An ONNX graph; the example is made when it is known that there is no data."""
+def open_graph(path: Path) -> OnnxNetwork:
+    """The graph of the ONNX file ``path``; what lies in external data is mapped, and not read yet."""
     file = read_onnx(path)
     if any(entry.domain == DOMAIN for entry in file.proto.opset_import):
         raise CompressorError(f"{path}: was compressed already; start from the original model")
     try:
-        network = OnnxNetwork(file)
+        return OnnxNetwork(file)
     except ValueError as error:
         raise CompressorError(f"{path}: {error}") from None
+
+
+def _load_graph(path: Path) -> Loaded:
+    """An ONNX graph; the example is made when it is known that there is no data."""
+    network = open_graph(path)
     names = tuple(spec.name for spec in network.inputs)
     return Loaded(network, "onnx", str(path), _sha256(path), None, names, None)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import atheris
 
+CORPUS = Path(__file__).resolve().parent / "corpus"
 _PARSERS = ("torch._weights_only_unpickler", "torch.serialization", "numpy.lib._format_impl")
 
 with atheris.instrument_imports(include=["zipfile", "yaml"]):
@@ -24,7 +26,6 @@ import torch  # noqa: E402, F401
 
 with atheris.instrument_imports(include=["compressor", "compressor_converters"]):
     import targets
-    from seeds import seeds
 with atheris.instrument_imports(include=[name.partition(".")[0] for name in _PARSERS]):
     for _name in _PARSERS:
         importlib.reload(importlib.import_module(_name))
@@ -34,8 +35,8 @@ def main() -> None:
     """Hand over to libFuzzer, which ends the process."""
     name = sys.argv.pop(1)
     with targets.scratch() as folder:
-        for seed in seeds()[name]:  # what is imported or made once is there before it counts
-            targets.try_one(name, seed, folder)
+        for seed in sorted((CORPUS / name).glob("seed*")):  # what is imported or made once is there before it counts
+            targets.try_one(name, seed.read_bytes(), folder)
         atheris.Setup(sys.argv, lambda data: targets.try_one(name, data, folder) and None)
         atheris.Fuzz()
 
