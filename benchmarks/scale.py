@@ -1,7 +1,8 @@
 """Peak memory of a streamed job on a synthetic model of 4 GB: at most the model's size and twice its largest layer.
 
-The model is a row of dense layers of 4,096 by 4,096 in shards of safetensors, in a Hugging Face folder; the job is
-``--stream`` with a method that fits in closed form, in a process of its own. Writes ``benchmarks/results/scale.json``.
+The model is a row of dense layers of 4,096 by 4,096 in a file of safetensors, or with ``--onnx`` in ONNX with external
+data, more than the 2 GB that such a file itself can hold. The job is ``--stream`` with a method that fits in closed
+form, in a process of its own. Writes ``benchmarks/results/scale.json``, ``scale_onnx.json``.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ from compressor.pipeline import make_recipe
 from compressor.stream import stream
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 started = time.monotonic()
-recipe = make_recipe(model="model.safetensors", arch=sys.argv[1], method=sys.argv[2], stream=True, threads=1)
+name, arch, method = sys.argv[1:]
+recipe = make_recipe(model=name, arch=arch or None, method=method, stream=True, threads=1)
 report = stream(recipe, Path("out"))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({
     "idle_bytes": idle, "peak_bytes": peak, "seconds": time.monotonic() - started,
     "params_before": report.before.params, "params_after": report.after.params,
-    "size_bytes": report.after.size_bytes["model.safetensors"], "off": report.verification[0].max_rel,
+    "size_bytes": sum(report.after.size_bytes.values()), "off": report.verification[0].max_rel,
 }))
 """
 
@@ -65,12 +67,35 @@ def write(folder: Path, layers: int) -> int:
     return (folder / "model.safetensors").stat().st_size
 
 
-def measure(folder: Path, quick: bool, method: str) -> dict[str, Any]:
+def write_onnx(folder: Path, layers: int) -> int:
+    """The same as a graph with its weights in a file beside it; the bytes of both."""
+    from onnx import TensorProto, helper
+
+    generator = torch.Generator().manual_seed(0)
+    nodes, stored, value, length = [], [], "x", WIDTH * WIDTH * 4
+    with (folder / "model.onnx.data").open("wb") as out:
+        for i in range(layers):
+            tensor = TensorProto(name=f"w{i}", data_type=TensorProto.FLOAT, dims=[WIDTH, WIDTH], data_location=1)
+            for key, said in (("location", "model.onnx.data"), ("offset", i * length), ("length", length)):
+                tensor.external_data.add(key=key, value=str(said))
+            out.write((torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5).numpy().tobytes())
+            stored.append(tensor)
+            nodes.append(helper.make_node("MatMul", [value, f"w{i}"], [f"m{i}"], name=f"layer{i}"))
+            value = "y" if i == layers - 1 else f"a{i}"
+            nodes.append(helper.make_node("Tanh", [f"m{i}"], [value]))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", WIDTH]) for name in "xy")
+    graph = helper.make_graph(nodes, "wide", [x], [y], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def measure(folder: Path, quick: bool, method: str, *, onnx: bool) -> dict[str, Any]:
     """Write the model, stream it in a fresh process, and say what that took."""
-    size = write(folder, 6 if quick else 60)
-    arch = f"arch.py:{'quick' if quick else 'full'}"
+    size = (write_onnx if onnx else write)(folder, 6 if quick else 60)
+    given = ["model.onnx", ""] if onnx else ["model.safetensors", f"arch.py:{'quick' if quick else 'full'}"]
     done = subprocess.run(
-        [sys.executable, "-c", WITHIN, arch, method], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", WITHIN, *given, method], cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -83,6 +108,7 @@ def main() -> int:
     """Measure, print, keep; 1 where the bound does not hold."""
     arguments = parser(__doc__, quick="a model of 400 MB; nothing kept")
     arguments.add_argument("--method", default="monarch", help="one that fits in closed form")
+    arguments.add_argument("--onnx", action="store_true", help="from ONNX to ONNX")
     arguments.add_argument("--folder", help="where there is room for twice the model; default: the system's")
     options = arguments.parse_args()
     needed = (1 if options.quick else 10) * 10**9
@@ -91,7 +117,7 @@ def main() -> int:
         if free < needed:
             print(f"{name} has {free / 1e9:.1f} GB free, {needed / 1e9:.0f} are needed", file=sys.stderr)
             return 2
-        result = measure(Path(name), options.quick, options.method)
+        result = measure(Path(name), options.quick, options.method, onnx=options.onnx)
     gb = {key: f"{value / 1e9:.2f} GB" for key, value in result.items() if key.endswith("_bytes")}
     lines = [
         f"model {gb['model_bytes']}, largest layer {gb['layer_bytes']}, written {gb['size_bytes']}",
@@ -100,7 +126,7 @@ def main() -> int:
     ]
     show(result, lines, as_json=options.json)
     if not options.quick:
-        keep("scale", result)
+        keep("scale_onnx" if options.onnx else "scale", result)
     return 0 if result["peak_bytes"] <= result["bound_bytes"] else 1
 
 

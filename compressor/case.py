@@ -241,7 +241,8 @@ def _left_out(model: nn.Module) -> list[str]:
     quantized = sum("Integer" in node.op_type or node.op_type.startswith("QLinear") for node in model.view.nodes)
     found = {
         f"{model.hidden()} dense maps in branches and loops": model.hidden(),
-        f"the weights of {recurrent} recurrent operators": recurrent,
+        f"the weights of {recurrent} recurrent operators, which such a node holds whole: a structured one would have to"
+        " be a loop over time, slower than the node": recurrent,
         f"{quantized} operators on whole numbers": quantized,
     }
     return [f"left as they are: {what}" for what, count in found.items() if count]

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import compressor_kernels
 from compressor.case import Case, open_case, threads
 from compressor.errors import CompressorError, nearest
 from compressor.measure import first_output
@@ -38,6 +37,7 @@ from compressor_converters.onnx_inputs import Inputs, inputs_of
 from compressor_converters.ort_file import NATIVE, STOCK, save_ort
 from compressor_converters.pt2 import load_pt2, save_pt2
 from compressor_converters.safetensors_file import cast, load_plain, save, save_plain
+from compressor_kernels import onnx_library_path
 
 _ROWS = 8
 
@@ -210,7 +210,7 @@ def _ort(job: _Job) -> None:
         onnx = _onnx(within)
         save_ort(onnx, job.out / STOCK)
         job.check(STOCK, run_onnx(job.out / STOCK))
-        library = _native_library()
+        library = onnx_library_path()
         if job.dense:
             return
         if library is None:
@@ -218,13 +218,6 @@ def _ort(job: _Job) -> None:
             return
         save_ort(onnx, job.out / NATIVE, library=library)
         job.check(NATIVE, run_onnx(job.out / NATIVE, library=library))
-
-
-def _native_library() -> Path | None:
-    """The library with the native operators for onnxruntime, where this installation has it."""
-    find = getattr(compressor_kernels, "onnx_library_path", None)
-    found = None if find is None else find()
-    return None if found is None else Path(found)
 
 
 def _hugging_face(job: _Job) -> None:

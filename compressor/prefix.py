@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,6 +59,40 @@ def rows_at(
     return caught[0] if len(caught) == 1 else torch.cat(caught)
 
 
+@dataclass
+class Frontier:
+    """How far a batch has come in a network that runs in steps: the first step that was not run, and what it needs."""
+
+    step: int = 0
+    values: dict[str, Tensor] | None = None  # None: nothing is kept, it starts anew
+    kept_bytes: int = 0
+
+    def move(self, step: int, values: dict[str, Tensor], room: int) -> None:
+        """Go on from ``step`` the next time, unless ``values`` take more than ``room`` bytes."""
+        size = sum(value.nbytes for value in values.values())
+        if size <= room:
+            self.step, self.values, self.kept_bytes = step, dict(values), size
+
+
+class Stepwise(nn.Module):
+    """A network that runs step by step, so that it can go on from where a former question left off."""
+
+    asked: tuple[Frontier, int, int] | None = None  # of the question under way: where from, up to which step, and room
+
+    def first_step(self, name: str) -> int:
+        """The step that first calls the module ``name``; ValueError where none does."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def going_on(self, frontier: Frontier, name: str, room: int) -> Iterator[None]:
+        """Within, a pass starts at ``frontier`` where that lies before ``name``, and moves it there."""
+        self.asked = (frontier, self.first_step(name), room)
+        try:
+            yield
+        finally:
+            self.asked = None
+
+
 class Prefix:
     """The rows at the sites of one network, asked for in the order of their calls, of the same batches each time.
 
@@ -69,6 +104,7 @@ class Prefix:
         self.left = kept_bytes
         self.inputs: dict[int, tuple[Tensor, ...]] = {}
         self.outputs: dict[int, dict[nn.Module, Any]] = {}  # of batch number i
+        self.frontiers: dict[int, Frontier] = {}  # likewise, where the network runs in steps
         self.unfit: set[nn.Module] = set()  # called twice in a pass, or changing what they are given
 
     def rows_at(
@@ -82,6 +118,12 @@ class Prefix:
             for module in list(self.outputs.get(number, ())):
                 self._forget(number, module)
             self.inputs[number], self.outputs[number] = inputs, {}
+            self.frontiers[number] = Frontier()
+        if isinstance(self.model, Stepwise):
+            frontier = self.frontiers[number]
+            room = self.left - sum(one.kept_bytes for one in self.frontiers.values() if one is not frontier)
+            with self.model.going_on(frontier, name, room):
+                return rows_at(self.model, name, inputs, output=output)
         with self._replaying(name, number):
             return rows_at(self.model, name, inputs, output=output)
 

@@ -17,6 +17,7 @@ from compressor.training import Training
 
 _MOST_BYTES = 1 << 24
 _MOST_VALUES = 1 << 20
+_DEEPEST = 50  # of lists and mappings in each other
 
 
 class Recipe(BaseModel):
@@ -66,12 +67,28 @@ class Recipe(BaseModel):
         return hashlib.sha256(f"{__version__} {torch.__version__} {asked}".encode()).hexdigest()[:16]
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data, not nested beyond reason: the scanner takes time with the square of the depth."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        self._check_depth(self.flow_level)
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        self._check_depth(len(self.indents))
+        return bool(super().add_indent(column))
+
+    def _check_depth(self, depth: int) -> None:
+        if depth >= _DEEPEST:
+            raise yaml.YAMLError(f"nested more than {_DEEPEST} deep")
+
+
 def read_recipe(path: Path) -> Recipe:
     """The recipe in the YAML file ``path``; plain data only, no tags."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise CompressorError(f"recipe {path}: has {path.stat().st_size:,} bytes, more than {_MOST_BYTES:,}")
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
         _count(found, path)
         return Recipe.model_validate(found)
     except OSError as error:

@@ -1,5 +1,7 @@
 """The job for models that hardly fit in memory: weights only, layer by layer, from safetensors to safetensors.
 
+(From ONNX to ONNX: `compressor.stream_graph`.)
+
 The network is built without numbers; each dense map is read, fitted in the space of weights, written and forgotten.
 Nothing is run as a whole, so there are no figures of quality or speed, and no ONNX file. What was written is read back,
 layer by layer: a structured layer must give what it gave in memory, a kept tensor must be the source's.
@@ -50,7 +52,7 @@ class _Stream:
 
 
 def stream(recipe: Recipe, output: str | Path, *, force: bool = False, progress: Progress = silent) -> Report:
-    """Compress the safetensors file or Hugging Face folder of ``recipe`` into the folder ``output``.
+    """Compress the safetensors file, Hugging Face folder or ONNX file of ``recipe`` into the folder ``output``.
 
     In memory at any time: one layer with what its fit needs, never the model.
     """
@@ -59,6 +61,10 @@ def stream(recipe: Recipe, output: str | Path, *, force: bool = False, progress:
     given = [name for name in ("data", "eval_data", "baselines", "epochs") if getattr(recipe, name)]
     if given:
         raise CompressorError(f"--stream fits weights only, layer by layer: leave {' and '.join(given)} out")
+    if Path(recipe.model or "").suffix == ".onnx":
+        from compressor.stream_graph import stream_graph  # which needs this module
+
+        return stream_graph(recipe, output, force=force, progress=progress)
     skeleton, files, folder = _skeleton(recipe)
     source = Source(files)
     tied = _check_names(recipe, skeleton, source)
@@ -67,7 +73,7 @@ def stream(recipe: Recipe, output: str | Path, *, force: bool = False, progress:
         list(sites.values()), None, recipe.method, recipe.settings, target=recipe.target, ignore=recipe.ignore,
         window="off", seed=recipe.seed,
     )  # fmt: skip
-    _check_plan(plan, sites, recipe.method)
+    check_plan(plan, sites, recipe.method)
     with threads(recipe.threads), torch.no_grad(), output_folder(output, force=force) as staging:
         job = _Stream(recipe, skeleton, source, sites, Writer(staging / "model.safetensors"))
         before = sum(value.numel() for value in skeleton.parameters())
@@ -94,7 +100,9 @@ def _skeleton(recipe: Recipe) -> tuple[nn.Module, list[Path], Path | None]:
         if recipe.arch is None:
             raise CompressorError(f"{path}: is a state dict; name the code that makes the network: --arch")
         return build_network(recipe.arch, meta=True).eval(), [path], None
-    raise CompressorError(f"--stream reads a .safetensors file or a Hugging Face folder, not {recipe.model}")
+    raise CompressorError(
+        f"--stream reads a .safetensors file, a Hugging Face folder or an .onnx file, not {recipe.model}"
+    )
 
 
 def _check_names(recipe: Recipe, skeleton: nn.Module, source: Source) -> dict[str, str]:
@@ -114,7 +122,8 @@ def _check_names(recipe: Recipe, skeleton: nn.Module, source: Source) -> dict[st
     return tied
 
 
-def _check_plan(plan: Plan, sites: dict[str, Site], name: str) -> None:
+def check_plan(plan: Plan, sites: dict[str, Site], name: str) -> None:
+    """CompressorError where nothing is replaced, or the method needs more than weights."""
     if not plan.replaced:
         raise CompressorError(f"{name} replaces none of the {len(sites)} dense layers")
     if not layer_for(plan.replaced[0], sites).is_linear:
@@ -130,7 +139,7 @@ def _layers(job: _Stream, plan: Plan, progress: Progress) -> None:
 
 
 def _kept(job: _Stream, entry: Entry, error: float | None = None, because: str | None = None) -> LayerRow:
-    return _row(job.sites[entry.name], None, error, because or entry.kept_because)
+    return layer_row(job.sites[entry.name], None, error, because or entry.kept_because)
 
 
 def _layer(job: _Stream, entry: Entry) -> LayerRow:
@@ -138,23 +147,28 @@ def _layer(job: _Stream, entry: Entry) -> LayerRow:
     site = job.sites[entry.name]
     weight = job.source.tensor(f"{entry.name}.weight").float()
     bias = job.source.tensor(f"{entry.name}.bias").float() if site.bias else None
-    assert entry.method is not None
-    chosen = method(entry.method)
-    torch.manual_seed(job.recipe.seed)
-    layer = chosen.layer.from_dense(weight, bias, chosen.config(entry.config), Metric.identity(site.in_features))
-    layer = layer.finished()
+    layer = fitted(entry, site, weight, bias, job.recipe.seed)
     if layer.params() >= site.params:
         return _kept(job, entry, because=f"{entry.method} would not be smaller")
-    error = _error(layer, weight)
+    error = weight_error(layer, weight)
     for name, value in layer.state_dict().items():
         job.writer.add(f"{entry.name}.{name}", value)
     job.written[entry.name] = layer(_probe(site.in_features))
-    row = _row(site, layer, error, None)
+    row = layer_row(site, layer, error, None)
     replace(job.skeleton, entry.name, layer.to("meta"))
     return row
 
 
-def _error(layer: StructuredLayer, weight: Tensor) -> float:
+def fitted(entry: Entry, site: Site, weight: Tensor, bias: Tensor | None, seed: int) -> StructuredLayer:
+    """The layer nearest to ``weight`` and ``bias`` in the space of weights."""
+    assert entry.method is not None
+    chosen = method(entry.method)
+    torch.manual_seed(seed)
+    layer = chosen.layer.from_dense(weight, bias, chosen.config(entry.config), Metric.identity(site.in_features))
+    return layer.finished()
+
+
+def weight_error(layer: StructuredLayer, weight: Tensor) -> float:
     """``‖W − Ŵ‖ / ‖W‖``, a few columns at a time."""
     total = lost = 0.0
     zero = layer(torch.zeros(1, layer.in_features))
@@ -221,7 +235,8 @@ def _rebuilt(back: Source, name: str, entry: LayerEntry) -> StructuredLayer:
     return layer.eval()
 
 
-def _row(site: Site, layer: StructuredLayer | None, error: float | None, kept: str | None) -> LayerRow:
+def layer_row(site: Site, layer: StructuredLayer | None, error: float | None, kept: str | None) -> LayerRow:
+    """What became of ``site``: ``layer`` at an error of fit, or kept because of ``kept``."""
     return LayerRow(
         name=site.name, sites=[site.name], in_features=site.in_features, out_features=site.out_features,
         method=None if layer is None else layer.method,
@@ -233,18 +248,25 @@ def _row(site: Site, layer: StructuredLayer | None, error: float | None, kept: s
 
 
 def _report(job: _Stream, before: int, staging: Path, checks: list[Check], started: float) -> Report:
-    dense = [sum(getattr(row, which) for row in job.rows) for which in ("params_before", "params_after")]
     size = {
         name: (staging / name).stat().st_size for name in ("model.safetensors", CONFIG) if (staging / name).exists()
     }
-    facts: dict[str, Any] = {"seed": job.recipe.seed, "threads": torch.get_num_threads(), "versions": versions()}
+    stored = {"model.safetensors": sum(job.source.nbytes.values())}
+    return stream_report(job.recipe, job.rows, before, (stored, size), checks, started)
+
+
+def stream_report(
+    recipe: Recipe, rows: list[LayerRow], before: int, sizes: tuple[dict[str, int], dict[str, int]],
+    checks: list[Check], started: float,
+) -> Report:  # fmt: skip
+    """The report of a streamed job on a model of ``before`` parameters; ``sizes``: of the files, before and after."""
+    dense = [sum(getattr(row, which) for row in rows) for which in ("params_before", "params_after")]
+    facts: dict[str, Any] = {"seed": recipe.seed, "threads": torch.get_num_threads(), "versions": versions()}
     return Report(
-        model=str(job.recipe.model), method=job.recipe.method, status="complete",
-        before=Side(
-            params=before, dense_params=dense[0], size_bytes={"model.safetensors": sum(job.source.nbytes.values())}
-        ),
-        after=Side(params=before - dense[0] + dense[1], dense_params=dense[1], size_bytes=size),
-        layers=job.rows, verification=checks,
-        notes=["streamed: fitted in the space of weights (Σ = I), layer by layer; the network was not run"],
+        model=str(recipe.model), method=recipe.method, status="complete",
+        before=Side(params=before, dense_params=dense[0], size_bytes=sizes[0]),
+        after=Side(params=before - dense[0] + dense[1], dense_params=dense[1], size_bytes=sizes[1]),
+        layers=rows, verification=checks,
+        notes=["streamed: fitted in the space of weights (Σ = I), layer by layer; the original was not run"],
         wall_time_s=time.monotonic() - started, machine={"processor": processor()}, **facts,
     )  # fmt: skip

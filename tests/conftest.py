@@ -7,9 +7,11 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hostile_programs
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,19 @@ def write_tiny(folder: Path) -> Tiny:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """One tiny model for the whole session: tests write beside it, never over it."""
     return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def program() -> bytes:
+    """An exported program as torch writes it, for the tests of hostile models."""
+    return hostile_programs.exported()
+
+
+@pytest.fixture
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file that only executed code makes; the test is in its folder, beside ``nets.py``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(hostile_programs.NETS)
+    path = tmp_path / "marker"
+    yield path
+    assert not path.exists(), "the file has run code"

@@ -39,9 +39,13 @@ def test_every_loader_has_seeds() -> None:
 def test_a_seed_is_read(folder: Path, name: str) -> None:
     if name == "config":
         pytest.importorskip("transformers", reason="needs the extra hf")
-    if name in ("onnx", "data_pickle"):
-        pytest.skip("its seeds are refused, as they must be, or not read yet")
-    assert targets.try_one(name, (FUZZ / "corpus" / name / "seed0").read_bytes(), folder)
+    for path in sorted((FUZZ / "corpus" / name).glob("seed*")):
+        assert targets.try_one(name, path.read_bytes(), folder), path
+
+
+@pytest.mark.parametrize("path", sorted((FUZZ / "corpus").glob("*/found-*")), ids=lambda path: path.name)
+def test_what_fuzzing_once_found_is_refused(folder: Path, path: Path) -> None:
+    assert not targets.try_one(path.parent.name, path.read_bytes(), folder)
 
 
 @pytest.mark.parametrize("name", sorted(targets.TARGETS))

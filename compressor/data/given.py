@@ -152,6 +152,8 @@ def _torch_file(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError("holds more than tensors, which could run code; save a dict of tensors") from None
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise ValueError(f"could not be read, is it cut off or damaged? {_one_line(error)}") from None
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,22 @@ def save_pte(model: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
     """Write ``model`` in the portable operators, for the sizes of ``example``."""
     exir = _module("executorch.exir", path)
     try:
-        program, _ = export(model, example, dynamic_batch=False)
+        program, _ = export(_signed(model), example, dynamic_batch=False)
         whole = exir.to_edge(program).to_executorch()
     except Exception as error:  # torch and executorch raise many kinds; the reason is passed on
         raise CompressorError(f"the model cannot be written as {path.name}: {reason(error)}") from error
     path.write_bytes(whole.buffer)
+
+
+def _signed(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` whose tables of places are signed: the runtime does not know uint16."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        for held in (module._buffers, vars(module)):
+            for name, value in held.items():
+                if isinstance(value, Tensor) and value.dtype == torch.uint16:
+                    held[name] = value.to(torch.int32)
+    return model
 
 
 def run_pte(path: Path) -> Callable[[tuple[Tensor, ...]], Tensor]:
@@ -34,7 +46,10 @@ def run_pte(path: Path) -> Callable[[tuple[Tensor, ...]], Tensor]:
     def run(batch: tuple[Tensor, ...]) -> Tensor:
         have = len(batch[0])
         filled = [torch.cat([x, x[:1].expand(rows - have, *x.shape[1:])]) for x in batch]
-        output: Tensor = method.execute(filled)[0]
+        try:
+            output: Tensor = method.execute(filled)[0]
+        except RuntimeError as error:
+            raise CompressorError(f"ExecuTorch does not run {path.name}: {reason(error)}") from None
         return output[:have]
 
     return run

@@ -26,6 +26,10 @@ from compressor_converters.pt2 import is_ours, load_pt2
 from compressor_converters.state_dict import describe_keys, fill, read_pickle, read_safetensors, tensors_of
 from compressor_converters.torchscript import read_torchscript
 
+_KERAS = (
+    "it is read once it is ONNX: keras.saving.load_model(FILE).export('model.onnx', format='onnx') in Keras 3, or"
+    " python -m tf2onnx.convert --keras FILE --output model.onnx"
+)
 Format = Literal["state_dict", "pt2", "module", "pickle", "safetensors", "torchscript", "hugging_face", "onnx"]
 
 
@@ -161,6 +165,7 @@ def _kind(path: Path) -> Format:
         raise CompressorError(f"{path}: is empty (0 bytes)")
     with path.open("rb") as file:
         start = file.read(512)
+    _refuse_other(path, start)
     if path.suffix == ".onnx" or start[:1] == b"\x08":  # the version of the format comes first
         return "onnx"
     if start[:2] == b"PK":
@@ -177,10 +182,23 @@ def _kind(path: Path) -> Format:
     )
 
 
+def _refuse_other(path: Path, start: bytes) -> None:
+    """CompressorError for files of other libraries, with the converter that takes them to ONNX."""
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        raise CompressorError(f"{path}: is a Keras file (HDF5); {_KERAS}")
+    if start[4:8] == b"TFL3":
+        raise CompressorError(
+            f"{path}: is a TFLite file, which is read once it is ONNX: python -m tf2onnx.convert --tflite {path.name}"
+            f" --output {path.stem}.onnx"
+        )
+
+
 def _kind_of_zip(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as file:
             names = {name.split("/", 1)[-1] for name in file.namelist()}
+            if {"config.json", "model.weights.h5"} <= names:
+                raise CompressorError(f"{path}: is a Keras file; {_KERAS}")
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CompressorError(f"{path}: is cut off or damaged ({error}); copy or download it again") from None
     if names & {"archive_format", "models/model.json", "serialized_exported_program.json"}:
@@ -196,15 +214,20 @@ def _kind_of_zip(path: Path) -> Format:
     raise CompressorError(f"{path}: is a zip archive without a model in it ({', '.join(sorted(names)[:3])}, ...)")
 
 
-def _load_graph(path: Path) -> Loaded:
-    """An ONNX graph; the example is made when it is known that there is no data."""
+def open_graph(path: Path) -> OnnxNetwork:
+    """The graph of the ONNX file ``path``; what lies in external data is mapped, and not read yet."""
     file = read_onnx(path)
     if any(entry.domain == DOMAIN for entry in file.proto.opset_import):
         raise CompressorError(f"{path}: was compressed already; start from the original model")
     try:
-        network = OnnxNetwork(file)
+        return OnnxNetwork(file)
     except ValueError as error:
         raise CompressorError(f"{path}: {error}") from None
+
+
+def _load_graph(path: Path) -> Loaded:
+    """An ONNX graph; the example is made when it is known that there is no data."""
+    network = open_graph(path)
     names = tuple(spec.name for spec in network.inputs)
     return Loaded(network, "onnx", str(path), _sha256(path), None, names, None)
 

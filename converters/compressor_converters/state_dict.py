@@ -70,6 +70,8 @@ def check_zip(path: Path) -> None:
             entries(file, path.stat().st_size)
     except RefusedError as error:
         raise CompressorError(f"{path}: not read, {error} (if you trust the file: --unsafe-load)") from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CompressorError(f"{path}: is cut off or damaged ({error}); copy or download it again") from None
 
 
 def tensors_of(path: Path, value: Any) -> dict[str, Tensor]:

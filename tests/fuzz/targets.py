@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
 import struct
 import tempfile
@@ -28,10 +27,10 @@ from compressor.layers import method, replace
 from compressor.recipe import read_recipe
 from compressor.report import read_report
 from compressor_converters.load import load_model
-from compressor_converters.manifest import describe
 from compressor_converters.pt2 import load_pt2
 from compressor_converters.safetensors_file import METADATA_KEY, load_into
 from compressor_converters.state_dict import read_safetensors
+from compressor_converters.tensor_stream import Source
 from compressor_converters.torchscript import read_torchscript
 
 Target = Callable[[Path, bytes], object]
@@ -42,6 +41,10 @@ from torch import nn
 def mlp():
     return nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 3))
 """
+BERT = {
+    "model_type": "bert", "architectures": ["BertModel"], "vocab_size": 9, "hidden_size": 8, "hidden_act": "gelu",
+    "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 9,
+}  # fmt: skip
 
 
 def target(function: Target) -> Target:
@@ -77,7 +80,8 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
 
 
-def _unpacked(content: bytes) -> dict[str, bytes]:
+def unpacked(content: bytes) -> dict[str, bytes]:
+    """The entries of a zip file."""
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         return {name: file.read(name) for name in file.namelist()}
 
@@ -94,7 +98,15 @@ def state() -> dict[str, bytes]:
     """The entries of a saved state dict."""
     out = io.BytesIO()
     torch.save(network().state_dict(), out)
-    return _unpacked(out.getvalue())
+    return unpacked(out.getvalue())
+
+
+@cache
+def examples() -> dict[str, bytes]:
+    """The entries of saved data."""
+    out = io.BytesIO()
+    torch.save({"x": torch.zeros(4, 7), "labels": torch.arange(4)}, out)
+    return unpacked(out.getvalue())
 
 
 @cache
@@ -102,7 +114,7 @@ def script() -> dict[str, bytes]:
     """The entries of a TorchScript archive."""
     out = io.BytesIO()
     torch.jit.save(torch.jit.script(network()), out)
-    return _unpacked(out.getvalue())
+    return unpacked(out.getvalue())
 
 
 @cache
@@ -111,7 +123,7 @@ def program() -> dict[str, bytes]:
     out = io.BytesIO()
     shapes = ({0: torch.export.Dim("batch", min=1)},)
     torch.export.save(torch.export.export(network(), (torch.randn(4, 7),), dynamic_shapes=shapes, strict=False), out)
-    return _unpacked(out.getvalue())
+    return unpacked(out.getvalue())
 
 
 @cache
@@ -181,9 +193,18 @@ def safetensors(folder: Path, data: bytes) -> object:
 
 
 @target
+def streamed(folder: Path, data: bytes) -> object:
+    """The header of a safetensors file that is read tensor by tensor."""
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(data)) + data + bytes(232))
+    source = Source([folder / "model.safetensors"])
+    return [source.tensor(name) for name in source.shapes]
+
+
+@target
 def onnx(folder: Path, data: bytes) -> object:
-    """An ONNX file."""
+    """An ONNX file, with a file of external data beside it."""
     (folder / "model.onnx").write_bytes(data)
+    (folder / "w.bin").write_bytes(bytes(140))
     return load_model(str(folder / "model.onnx"))
 
 
@@ -196,14 +217,22 @@ def config(folder: Path, data: bytes) -> object:
     return load_model(str(folder / "bert"))
 
 
+@target
+def index(folder: Path, data: bytes) -> object:
+    """The index of a sharded Hugging Face folder."""
+    (folder / "bert").mkdir()
+    (folder / "bert" / "config.json").write_text(json.dumps(BERT))
+    (folder / "bert" / "model.safetensors.index.json").write_bytes(data)
+    save_file(bert(), folder / "bert" / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    return load_model(str(folder / "bert"))
+
+
 @cache
 def bert() -> dict[str, torch.Tensor]:
     """The weights of a small network of transformers."""
     import transformers
 
-    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    made = transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8, max_position_embeddings=9))
-    return made.state_dict()
+    return transformers.BertModel(transformers.BertConfig(**BERT)).state_dict()
 
 
 # --- what we write ------------------------------------------------------------------------------
@@ -252,60 +281,19 @@ def arrays(folder: Path, data: bytes) -> object:
 @target
 def data_pickle(folder: Path, data: bytes) -> object:
     """Tensors as data."""
-    return load_data(str(_pack(folder / "x.pt", _with(state(), "data.pkl", data))), ("x",)).head(3)
+    return load_data(str(_pack(folder / "x.pt", _with(examples(), "data.pkl", data))), ("x",)).head(3)
 
 
-def seeds() -> dict[str, list[bytes]]:
-    """What each target starts from: files as they should be."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
+@target
+def data_tensors(folder: Path, data: bytes) -> object:
+    """The header of a safetensors file as data."""
+    (folder / "x.safetensors").write_bytes(struct.pack("<Q", len(data)) + data + bytes(232))
+    return load_data(str(folder / "x.safetensors"), ("x",)).head(3)
 
-    def entry(entries: dict[str, bytes], ending: str) -> bytes:
-        return next(content for name, content in entries.items() if name.endswith(ending))
 
-    old, new, saved = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    torch.save(network().state_dict(), old, _use_new_zipfile_serialization=False)
-    torch.save({"x": torch.zeros(4, 7), "labels": torch.arange(4)}, new)
-    np.save(saved, np.zeros((4, 7), np.float32))
-    header = {"0.weight": {"dtype": "F32", "shape": [5, 7], "data_offsets": [0, 140]}}
-    header |= {"0.bias": {"dtype": "F32", "shape": [23], "data_offsets": [140, 232]}}
-    model = compressed()
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s]) for n, s in (("x", 7), ("y", 5)))
-    weight = numpy_helper.from_array(np.ones((7, 5), np.float32), "w")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    zipped = io.BytesIO()
-    torch.save(network().state_dict(), zipped)
-    side = {"params": 81, "dense_params": 81, "size_bytes": {"model.onnx": 99}}
-    stated = {
-        "model": "m", "method": "svd", "status": "complete", "before": side, "after": side, "wall_time_s": 1.5,
-        "seed": 0, "threads": 1, "layers": [{
-            "name": "0", "sites": ["0"], "in_features": 7, "out_features": 5, "method": "svd", "params_before": 40,
-            "params_after": 9, "macs_before": 35, "macs_after": 9, "fit_error": 0.5, "low_rank": [[1, 0.5]],
-        }],
-    }  # fmt: skip
-    sizes = {
-        "model_type": "bert", "architectures": ["BertModel"], "vocab_size": 9, "hidden_size": 8, "hidden_act": "gelu",
-        "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 9,
-    }  # fmt: skip
-    plan = "plan:\n  entries:\n  - sites: ['0']\n    method: svd\n    config: {rank: 2}\n"
-    asked = f"model: m.pt2\nmethod: svd\nsettings: {{rank: 2}}\ntarget: ['*']\nseed: 0\nepochs: 3\n{plan}"
-    return {
-        "pickled": [entry(state(), "data.pkl")],
-        "old_pickle": [old.getvalue()[1:]],
-        "archive": [zipped.getvalue()[2:]],
-        "torchscript": [entry(script(), "/data.pkl")],
-        "exported": [
-            re.sub(rb"/[\w./-]*?/site-packages/", b"", entry(program(), "models/model.json"))
-        ],  # no machine's paths
-        "exported_weights": [entry(program(), "model_weights_config.json")],
-        "safetensors": [json.dumps(header).encode()],
-        "onnx": [proto.SerializeToString()],
-        "config": [json.dumps(sizes).encode()],
-        "manifest": [describe(model).model_dump_json().encode()],
-        "recipe": [asked.encode()],
-        "report": [json.dumps(stated).encode()],
-        "array": [saved.getvalue()],
-        "arrays": [saved.getvalue()],
-        "data_pickle": [entry(_unpacked(new.getvalue()), "data.pkl"), entry(state(), "data.pkl")],
-    }
+@target
+def picture(folder: Path, data: bytes) -> object:
+    """One picture in a folder of pictures by class."""
+    (folder / "pictures" / "cat").mkdir(parents=True)
+    (folder / "pictures" / "cat" / "one.png").write_bytes(data)
+    return load_data(str(folder / "pictures"), ("x",)).head(1)

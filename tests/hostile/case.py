@@ -39,12 +39,16 @@ JOB = (
 COMMAND = f"touch {MARKER}"
 
 
+Program = Callable[[Path], list[str]]
+
+
 @dataclass(frozen=True)
 class Case:
     """``write`` makes the file in the working directory and gives the arguments of the command."""
 
-    write: Callable[[Path], list[str]]
+    write: Program
     says: tuple[str, ...] = ()  # words of the answer
+    grows: int = 600 << 20  # bytes at most that the process may grow by
 
     @property
     def module(self) -> str:
@@ -54,12 +58,14 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def case(name: str, *says: str) -> Callable[[Callable[[Path], list[str]]], Callable[[Path], list[str]]]:
+def case(
+    name: str, *says: str, grows: int = Case.grows
+) -> Callable[[Callable[[Path], list[str]]], Callable[[Path], list[str]]]:
     """Enter a program as the hostile file ``name``; the command must answer with status 2 and the words ``says``."""
 
     def enter(write: Callable[[Path], list[str]]) -> Callable[[Path], list[str]]:
         assert name not in CASES, name
-        CASES[name] = Case(write, says)
+        CASES[name] = Case(write, says, grows)
         return write
 
     return enter

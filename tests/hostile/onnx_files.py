@@ -26,6 +26,12 @@ def _weight() -> Any:
     return numpy_helper.from_array(np.ones((7, 5), np.float32), "w")
 
 
+_SUMMED = [  # y = x w + the sum of "big"
+    helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0), helper.make_node("MatMul", ["x", "w"], ["m"]),
+    helper.make_node("Add", ["m", "sum"], ["y"]),
+]  # fmt: skip
+
+
 def _outside(location: str) -> list[str]:
     Path("secret.bin").write_bytes(bytes(140))
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[7, 5], data_location=TensorProto.EXTERNAL)
@@ -67,14 +73,38 @@ def circle(_folder: Path) -> list[str]:
     return _file(_model([*nodes, helper.make_node("MatMul", ["a", "w"], ["y"])], [_weight()]))
 
 
-@case("an ONNX constant of a terabyte")
+@case("an ONNX constant of a terabyte", "running it takes more than")
 def constant(_folder: Path) -> list[str]:
-    shape = numpy_helper.from_array(np.array([2**38, 7], np.int64), "shape")
+    shape = numpy_helper.from_array(np.array([2**38], np.int64), "shape")
+    return _file(_model([helper.make_node("ConstantOfShape", ["shape"], ["big"]), *_SUMMED], [shape, _weight()]))
+
+
+@case("an ONNX tensor that is a billion times its input", "running it takes more than")
+def from_shape(_folder: Path) -> list[str]:
+    times = numpy_helper.from_array(np.array([2**30, 1], np.int64), "times")
     nodes = [
-        helper.make_node("ConstantOfShape", ["shape"], ["big"]), helper.make_node("MatMul", ["big", "w"], ["wide"]),
-        helper.make_node("Add", ["x", "wide"], ["y"]),
+        helper.make_node("Shape", ["x"], ["size"]), helper.make_node("Mul", ["size", "times"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["big"]), *_SUMMED,
     ]  # fmt: skip
-    return _file(_model(nodes, [shape, _weight()]))
+    return _file(_model(nodes, [times, _weight()]))
+
+
+@case("an ONNX loop that doubles forty times", "running it takes more than", grows=2 << 30)
+def doubling(_folder: Path) -> list[str]:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in ("v", "v2")]
+    flags = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "go2")]
+    inner = [helper.make_node("Concat", ["v", "v"], ["v2"], axis=0), helper.make_node("Identity", ["go"], ["go2"])]
+    count = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    body = helper.make_graph(inner, "body", [count, flags[0], values[0]], [flags[1], values[1]])
+    nodes = [helper.make_node("Loop", ["times", "yes", "start"], ["big"], body=body), *_SUMMED]
+    stored = {"times": np.array(40), "yes": np.array(True), "start": np.ones(1024, np.float32)}
+    return _file(_model(nodes, [*(numpy_helper.from_array(v, k) for k, v in stored.items()), _weight()]))
+
+
+@case("an ONNX operator whose name is no text", "no text")
+def no_text(_folder: Path) -> list[str]:
+    whole = _model([helper.make_node("MatMul", ["x", "w"], ["y"])], [_weight()]).SerializeToString()
+    return _file(whole.replace(b"MatMul", b"Mat\xff\xfel"))
 
 
 @case("an ONNX tensor that claims an exabyte")

@@ -124,3 +124,16 @@ def data(_folder: Path) -> list[str]:
     torch.save(network().state_dict(), "model.pth")
     Path("x.pt").write_bytes(torch_bytes({"x": Touch()}))
     return job("model.pth", "--data", "x.pt")
+
+
+@case("an old pickle with the end of a zip file in it", "cut off or damaged")
+def end_of_zip(_folder: Path) -> list[str]:
+    content = torch_bytes(network().state_dict(), _use_new_zipfile_serialization=False)
+    return _file("model.pth", content + b"PK\x05\x06" + b"\x01" * 18)
+
+
+@case("data whose pickle runs out of its stack", "cut off or damaged")
+def short_stack(_folder: Path) -> list[str]:
+    torch.save(network().state_dict(), "model.pth")
+    Path("x.pt").write_bytes(_with_pickle(b"\x80\x02}u."))
+    return job("model.pth", "--data", "x.pt")

@@ -39,7 +39,7 @@ def cycle(_folder: Path) -> list[str]:
     return _recipe("settings: &a\n  b: *a\n")
 
 
-@case("a recipe nested a hundred thousand deep")
+@case("a recipe nested a hundred thousand deep", "nested more than")
 def deep(_folder: Path) -> list[str]:
     return _recipe("model: " + "[" * 100_000)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import reason
+from compressor.prefix import Stepwise
 from compressor_converters.onnx_in.maps import DenseMap, find_maps
 from compressor_converters.onnx_in.read import OnnxFile, as_tensor
 from compressor_converters.onnx_in.steps import Call, cut, find_activations, last_reads, name_activations
@@ -57,7 +58,7 @@ class Holder(nn.Module):
             self.register_parameter(f"weight_{i}", weight)
 
 
-class OnnxNetwork(nn.Module):
+class OnnxNetwork(Stepwise):
     """The graph of an ONNX file, called with its inputs in their order.
 
     The first axis of an input counts examples. A graph for a fixed number of rows is called as often as need be; an
@@ -154,7 +155,14 @@ class OnnxNetwork(nn.Module):
     def _run(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """The outputs of one call of the graph, by name."""
         values = {spec.name: x for spec, x in zip(self.inputs, inputs, strict=True)}
-        for n, step in enumerate(self.steps):
+        start, end, room = 0, -1, 0
+        if self.asked is not None and self._rows_were_tried and self.rows is None:  # else a batch is several passes
+            frontier, end, room = self.asked
+            if frontier.values is not None and frontier.step <= end:
+                start, values = frontier.step, dict(frontier.values)
+        for n, step in enumerate(self.steps[start:], start):
+            if n == end:
+                frontier.move(n, values, room)
             if isinstance(step, Call):
                 x = values[step.input]
                 module = self.get_submodule(step.module)
@@ -169,6 +177,13 @@ class OnnxNetwork(nn.Module):
             for name in self._done.get(n, ()):
                 values.pop(name, None)
         return {name: values[name] for name in self.view.outputs if name in values}
+
+    def first_step(self, name: str) -> int:
+        """The step that first calls the module ``name``; ValueError where none does."""
+        found = (n for n, step in enumerate(self.steps) if isinstance(step, Call) and step.module == name)
+        if (first := next(found, None)) is None:
+            raise ValueError(f"'{name}' is never called")
+        return first
 
     def _joined(self, found: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> dict[str, Tensor]:
         """The outputs of several calls together: along the first axis where it counts rows, else along a new one."""

@@ -98,6 +98,7 @@ def read_onnx(path: Path) -> OnnxFile:
     if file.opset < OLDEST_OPSET:
         raise CompressorError(f"{path}: is written for opset {file.opset}; from {OLDEST_OPSET} on it can be run")
     try:
+        _check_text(proto)
         _check_order(proto.graph)
         for tensor in proto.graph.initializer:
             _check_tensor(tensor, file)
@@ -123,6 +124,20 @@ def _inner(proto: onnx.ModelProto) -> Iterator[TensorProto]:
             for graph in [*([entry.g] if entry.HasField("g") else []), *entry.graphs]:
                 yield from graph.initializer
                 pending.extend(graph.node)
+
+
+def _check_text(proto: onnx.ModelProto) -> None:
+    """All names and words are text: protobuf hands on as bytes what is none."""
+    pending: list[Any] = [proto]
+    while pending:
+        for field, value in pending.pop().ListFields():
+            if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+                continue
+            several = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+            if field.type == field.TYPE_MESSAGE:
+                pending.extend(several)
+            elif not all(isinstance(one, str) for one in several):
+                raise ValueError(f"it has a name or word ('{field.name}') that is no text")
 
 
 def _check_order(graph: onnx.GraphProto) -> None:

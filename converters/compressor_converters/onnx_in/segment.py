@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compressor.errors import reason
 from compressor_converters.onnx_in.read import Array, as_tensor, is_external
+from compressor_converters.onnx_in.room import bounded
 from compressor_converters.onnx_in.view import View
 
 _TYPES = {
@@ -43,15 +44,20 @@ class Segment:
         return self  # a session can be shared; it keeps nothing of what it was given
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the nodes make of ``values``; RuntimeError in onnxruntime's words where they cannot."""
+        """What the nodes make of ``values``; RuntimeError in onnxruntime's words where they cannot.
+
+        RoomError where that takes much more memory than the model and its inputs are.
+        """
         feeds = {name: values[name].detach().cpu().contiguous().numpy() for name in self.inputs}
-        if self._session is None:
-            self._session = self._open(feeds)
-        feeds = {name: array.astype(self._wanted[name], copy=False) for name, array in feeds.items()}
-        try:
-            made = self._session.run(self.outputs, {**feeds, **self._mapped})
-        except Exception as error:  # onnxruntime raises classes of its own, which share no base
-            raise RuntimeError(reason(error)) from error
+        nbytes = self.view.nbytes + sum(array.nbytes for array in feeds.values())
+        with bounded(self.view.file.path, nbytes):
+            if self._session is None:
+                self._session = self._open(feeds)
+            feeds = {name: array.astype(self._wanted[name], copy=False) for name, array in feeds.items()}
+            try:
+                made = self._session.run(self.outputs, {**feeds, **self._mapped})
+            except Exception as error:  # onnxruntime raises classes of its own, which share no base
+                raise RuntimeError(reason(error)) from error
         out = {}
         for name, array in zip(self.outputs, made, strict=True):
             if not isinstance(array, np.ndarray):
@@ -67,6 +73,7 @@ class Segment:
         options.intra_op_num_threads = max(1, torch.get_num_threads())
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = False  # there are many sessions, and an arena keeps the most it ever had
         if self.view.is_quantized:  # further optimisation would multiply in 8 bits
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from compressor_converters.onnx_in.read import Array, OnnxFile
+from compressor_converters.onnx_in.read import Array, OnnxFile, external_place, is_external
 
 STANDARD = ("", "ai.onnx")
 _LONGEST = 32  # nodes between a stored tensor and what is still taken for a constant weight
@@ -98,6 +98,12 @@ class View:
                 found.add(i)
                 known |= set(node.output)
         return found
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of the file and of the external data that it names."""
+        stored = [external_place(t, self.file.folder)[2] for t in self.initializers.values() if is_external(t)]
+        return int(self.file.proto.ByteSize()) + sum(stored)
 
     @property
     def is_quantized(self) -> bool:

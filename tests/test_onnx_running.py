@@ -1,0 +1,134 @@
+"""How graphs are run: no part twice while the sites are walked, and never with more memory than there is room for."""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.layers import build, replace
+from compressor.prefix import Prefix, rows_at
+from compressor_converters.load import load_model
+from compressor_converters.onnx_in import OnnxNetwork, room
+from compressor_converters.onnx_in.segment import Segment
+
+node = helper.make_node
+LAYERS = 6
+
+
+def saved(path: Path, nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], *, width: int = 8) -> Path:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name in "xy")
+    arrays = [numpy_helper.from_array(array, name) for name, array in stored.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], arrays)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def residual(tmp_path: Path) -> OnnxNetwork:
+    """Six dense maps, each with a part of the graph before it, and a value that lives from the first to the last."""
+    rng = np.random.default_rng(0)
+    nodes, value = [], "x"
+    for i in range(LAYERS):
+        nodes += [node("Sin", [value], [f"s{i}"]), node("MatMul", [f"s{i}", f"w{i}"], [f"m{i}"], name=f"fc{i}")]
+        nodes += [node("Add", [f"m{i}", "x" if i % 2 else value], [f"a{i}" if i < LAYERS - 1 else "y"])]
+        value = f"a{i}"
+    stored = {f"w{i}": rng.normal(size=(8, 8)).astype(np.float32) for i in range(LAYERS)}
+    model = load_model(str(saved(tmp_path / "net.onnx", nodes, stored))).model
+    assert isinstance(model, OnnxNetwork)
+    model(torch.randn(3, 8))  # any number of rows: settled at the first call
+    return model
+
+
+def test_rows_at_the_sites_are_those_of_whole_passes_and_no_part_runs_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = residual(tmp_path)
+    batches = [(torch.randn(4, 8),), (torch.randn(3, 8),)]
+    names = [f"fc{i}" for i in range(LAYERS)]
+    runs: Counter[Any] = Counter()
+    run = Segment.run
+    expected, found = [], []
+    prefix = Prefix(model)
+    for name in names:
+        expected.append([rows_at(model, name, batch) for batch in batches])
+        with monkeypatch.context() as patch:
+            patch.setattr(Segment, "run", lambda self, values: (runs.update([id(self)]), run(self, values))[1])
+            found.append([prefix.rows_at(name, batch, number) for number, batch in enumerate(batches)])
+        replace(model, name, build("svd", 8, 8, bias=False, config={"rank": 2}))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert len(runs) == LAYERS
+    assert set(runs.values()) == {len(batches)}
+
+
+def test_a_site_before_the_last_one_other_inputs_and_no_room_start_anew(tmp_path: Path) -> None:
+    model = residual(tmp_path)
+    one, other = (torch.randn(4, 8),), (torch.randn(4, 8),)
+    prefix = Prefix(model)
+    for name, batch in (("fc3", one), ("fc1", one), ("fc2", other), ("fc4", other)):
+        torch.testing.assert_close(prefix.rows_at(name, batch, 0), rows_at(model, name, batch), rtol=0, atol=0)
+    narrow = Prefix(model, kept_bytes=10)
+    for name in ("fc1", "fc2"):
+        torch.testing.assert_close(narrow.rows_at(name, one, 0), rows_at(model, name, one), rtol=0, atol=0)
+    assert narrow.frontiers[0].values is None
+
+
+def greedy(path: Path, kind: str) -> OnnxNetwork:
+    """A graph of a few bytes that asks for 64 GB: by a constant, by a shape, by a loop."""
+    stored = {
+        "w": np.ones((8, 8), np.float32),
+        "axis": np.array([0]),
+        "n": np.array([2**34]),
+        "k": np.array([2**31, 1]),
+    }
+    last = [node("ReduceSum", ["big", "axis"], ["sum"], keepdims=0), node("MatMul", ["x", "w"], ["m"])]
+    last += [node("Add", ["m", "sum"], ["y"])]
+    first = [node("ConstantOfShape", ["n"], ["big"])]
+    if kind == "shape":
+        first = [node("Shape", ["x"], ["size"]), node("Mul", ["size", "k"], ["n2"])]
+        first += [node("ConstantOfShape", ["n2"], ["big"])]
+    if kind == "loop":
+        value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in ("v", "v2")]
+        flags = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "go2")]
+        count = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+        body = helper.make_graph(
+            [node("Concat", ["v", "v"], ["v2"], axis=0), node("Identity", ["go"], ["go2"])], "body",
+            [count, flags[0], value[0]], [flags[1], value[1]],
+        )  # fmt: skip
+        stored |= {"times": np.array(24), "yes": np.array(True), "start": np.ones(1024, np.float32)}
+        first = [node("Loop", ["times", "yes", "start"], ["big"], body=body)]
+    read = {name for one in [*first, *last] for name in one.input}
+    model = load_model(str(saved(path, [*first, *last], {k: v for k, v in stored.items() if k in read}))).model
+    assert isinstance(model, OnnxNetwork)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["constant", "shape", "loop"])
+def test_a_graph_that_asks_for_too_much_memory_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LEAST", 200 << 20)
+    model = greedy(tmp_path / "net.onnx", kind)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(room.RoomError, match=r"net.onnx: running it takes more than 0.2 GB"):
+        model(torch.randn(4, 8))
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20  # kB
+
+
+def test_the_room_grows_with_the_model_and_other_errors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LEAST", 1)
+    with room.bounded(tmp_path, 10 << 20):
+        assert len(bytearray(200 << 20)) == 200 << 20
+    with pytest.raises(room.RoomError), room.bounded(tmp_path, 1 << 20):
+        bytearray(200 << 20)
+    with pytest.raises(RuntimeError, match="another"), room.bounded(tmp_path, 0):
+        raise RuntimeError("another")
