@@ -60,6 +60,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/onnx_versions.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/hugging_face.py $(if $(QUICK),--quick)
 	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/scale.py --onnx $(if $(QUICK),--quick)
 
 # Lists the experiments of the sources with their times; RUN="name name" runs some. What was broken off is taken up again.
 RUN ?=

@@ -186,24 +186,27 @@ def onnx_files() -> str:
         times = f"{old:.2f} → {new:.2f}" + (", slower" if new > old else "")
         cells = (*said, f"{row['replaced']} of {row['maps']}", *pairs, error, times)
         lines.append(f"| {' | '.join(cells)} |")
-    how = f"{result['epochs']} epochs of training. "
+    how = f"{result['epochs']} epochs of training. " if result["epochs"] else "Fitted layer by layer, not trained. "
     return "\n".join([*lines, "", how + _machine(result)])
 
 
 def scale() -> str:
-    """What a streamed job took, in one sentence."""
-    path = RESULTS / "scale.json"
-    if not path.exists():
-        return "_not measured yet: `make bench`_"
-    found = json.loads(path.read_text(encoding="utf-8"))
-    size, layer, peak, bound, written = (
-        f"{found[f'{name}_bytes'] / 1e9:.2f} GB" for name in ("model", "layer", "peak", "bound", "size")
-    )
-    return (
-        f"Measured (`benchmarks/scale.py`): a model of {size}, largest layer {layer}, by `{found['method']}` to"
-        f" {written}: the process took {peak} at most, Python and torch with it; the model and twice its largest layer"
-        f" are {bound}."
-    )
+    """What streamed jobs took, a sentence each."""
+    said = []
+    for name, what in (("scale", "safetensors"), ("scale_onnx", "ONNX with external data")):
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        size, layer, peak, bound, written = (
+            f"{found[f'{key}_bytes'] / 1e9:.2f} GB" for key in ("model", "layer", "peak", "bound", "size")
+        )
+        said.append(
+            f"Measured (`benchmarks/scale.py`), {what}: a model of {size}, largest layer {layer}, by `{found['method']}`"
+            f" to {written}: the process took {peak} at most, Python and torch with it; the model and twice its largest"
+            f" layer are {bound}."
+        )
+    return "\n".join(said) or "_not measured yet: `make bench`_"
 
 
 def folder() -> str:

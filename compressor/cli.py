@@ -27,7 +27,7 @@ from compressor.console import (
     set_up_logging,
     showing_progress,
 )
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, one_line
 from compressor.options import (
     data_options,
     folder_options,
@@ -376,11 +376,11 @@ def _status(run: Callable[[], Any]) -> int:
         sys.stdout.flush()
         return returned if isinstance(returned, int) else 0
     except CompressorError as error:
-        click.echo(f"error: {_line(str(error))}", err=True)
+        click.echo(f"error: {error!s}", err=True)
         return 2
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "compress"
-        click.echo(f"error: {_line(error.format_message())} ({command} --help)", err=True)
+        click.echo(f"error: {one_line(error.format_message())} ({command} --help)", err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("given up; nothing was written", err=True)
@@ -394,8 +394,3 @@ def _status(run: Callable[[], Any]) -> int:
             "this is a bug in compress, not in what you asked for; please report it with the lines above", err=True
         )
         return 1
-
-
-def _line(text: str) -> str:
-    """``text`` in one line that moves no cursor: names in it are from files."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))

@@ -9,6 +9,14 @@ from collections.abc import Iterable
 class CompressorError(Exception):
     """What was asked, what was found, what to do, in one line; the command prints it and exits with 2."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """``text`` in one line that moves no cursor: names in it are from files."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Name the closest of ``known`` as a question, or list them all when nothing is close."""

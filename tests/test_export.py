@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from compressor import CompressorError, load
 from compressor.export import FORMATS, export
 from compressor.measure import ort_session, run_ort
 from compressor.verify import run_onnx
-from compressor_converters import ort_file, storage
+from compressor_converters import executorch_file, ort_file, storage
 from compressor_converters.folder import load_folder
 from compressor_converters.pt2 import load_pt2
 
@@ -159,6 +160,29 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert said in out.stderr
     assert out.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_executorch_it_is_said_what_is_missing(
+    done: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "executorch", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "executorch.exir", None)
+    said = tiny.call("export", str(done), "--to", "pte", "-o", str(tmp_path / "out"), status=2).stderr
+    assert "model.pte needs the package executorch" in said
+    assert "structured-compress[pte]" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_program_for_executorch_gives_the_outputs_of_the_folder(
+    done: Path, tiny: Tiny, tmp_path: Path, dense: bool
+) -> None:
+    pytest.importorskip("executorch.runtime", reason="needs the extra pte")
+    with contextlib.chdir(tiny.folder):
+        made = export(done, "pte", tmp_path / "out", dense=dense)
+    assert [one.file for one in made.checks] == ["model.pte"]
+    got = executorch_file.run_pte(tmp_path / "out" / "model.pte")((rows(),))
+    torch.testing.assert_close(got, outputs(done), rtol=1e-4, atol=1e-5)
 
 
 def test_numbers_beyond_float16_are_refused_by_name() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -236,3 +238,19 @@ def test_the_weights_of_a_torchscript_archive_are_read_and_its_program_is_not_ru
     assert loaded.format == "torchscript"
     x = torch.randn(5, 7)
     torch.testing.assert_close(loaded.model(x), model(x))
+
+
+def test_files_of_keras_and_tflite_are_refused_with_the_converter_that_takes_them_to_onnx(tmp_path: Path) -> None:
+    (tmp_path / "old.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with zipfile.ZipFile(tmp_path / "new.keras", "w") as file:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            file.writestr(name, "{}")
+    (tmp_path / "phone.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
+    for name, said in (
+        ("old.h5", "format='onnx'"),
+        ("new.keras", "tf2onnx"),
+        ("phone.tflite", "tf2onnx.convert --tflite"),
+    ):
+        with pytest.raises(CompressorError, match=re.escape(said)) as caught:
+            load_model(str(tmp_path / name))
+        assert "once it is ONNX" in str(caught.value)

@@ -22,7 +22,9 @@ def save_pte(model: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
         program, _ = export(_signed(model), example, dynamic_batch=False)
         whole = exir.to_edge(program).to_executorch()
     except Exception as error:  # torch and executorch raise many kinds; the reason is passed on
-        raise CompressorError(f"the model cannot be written as {path.name}: {reason(error)}") from error
+        raise CompressorError(
+            f"the model cannot be written as {path.name}, unless --dense expands it: {reason(error)}"
+        ) from error
     path.write_bytes(whole.buffer)
 
 
@@ -59,4 +61,7 @@ def _module(name: str, path: Path) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise CompressorError(f"{path.name} needs the package executorch for this torch: {reason(error)}") from None
+        raise CompressorError(
+            f"{path.name} needs the package executorch, with all that it needs ({reason(error)}): pip install"
+            " 'structured-compress[pte]'"
+        ) from None
