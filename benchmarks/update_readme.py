@@ -202,9 +202,9 @@ def scale() -> str:
             f"{found[f'{key}_bytes'] / 1e9:.2f} GB" for key in ("model", "layer", "peak", "bound", "size")
         )
         said.append(
-            f"Measured (`benchmarks/scale.py`), {what}: a model of {size}, largest layer {layer}, by `{found['method']}`"
-            f" to {written}: the process took {peak} at most, Python and torch with it; the model and twice its largest"
-            f" layer are {bound}."
+            f"Measured (`benchmarks/scale.py`), {what}: a model of {size}, largest layer {layer}, by"
+            f" `{found['method']}` to {written}: the process took {peak} at most, Python and torch with it; the model"
+            f" and twice its largest layer are {bound}."
         )
     return "\n".join(said) or "_not measured yet: `make bench`_"
 

@@ -90,7 +90,7 @@ def cli() -> None:
     "--stream",
     is_flag=True,
     default=None,
-    help="For models that hardly fit in memory: fit weights only, layer by layer, from safetensors to safetensors.",
+    help="For models that hardly fit in memory: fit weights only, layer by layer; safetensors or ONNX, in and out.",
 )
 @click.option("--dry-run", is_flag=True, help="Plan and count from shapes only: nothing is trained or written.")
 @output_options
