@@ -18,6 +18,7 @@ from compressor import CompressorError
 from compressor.measure import ort_session
 from compressor.pipeline import compress, make_recipe
 from compressor.stream import stream
+from compressor_converters.load import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +75,16 @@ def test_the_command_streams_a_graph(tiny: Tiny, tmp_path: Path) -> None:
     again = tiny.call("--recipe", f"{out}/recipe.yaml", "-o", str(tmp_path / "again"), "--quiet")
     assert again.returncode == 0
     assert (tmp_path / "again" / "model.onnx").read_bytes() == Path(out, "model.onnx").read_bytes()
+
+
+def test_the_digest_of_a_graph_depends_on_its_external_data(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", 1)
+    before = load_model(str(path)).sha256
+    assert load_model(str(path)).sha256 == before
+    data = bytearray((tmp_path / "net.onnx.data").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "net.onnx.data").write_bytes(data)
+    assert load_model(str(path)).sha256 != before
 
 
 def test_a_graph_that_cannot_be_streamed_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

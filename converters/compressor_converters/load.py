@@ -22,6 +22,7 @@ from compressor_converters.graph import free_batch, to_module
 from compressor_converters.hugging_face.config import is_folder
 from compressor_converters.hugging_face.reading import fetch, is_hub_name, load_hugging_face
 from compressor_converters.onnx_in import OnnxNetwork, read_onnx
+from compressor_converters.onnx_in.read import external_place, is_external
 from compressor_converters.pt2 import is_ours, load_pt2
 from compressor_converters.state_dict import describe_keys, fill, read_pickle, read_safetensors, tensors_of
 from compressor_converters.torchscript import read_torchscript
@@ -229,7 +230,9 @@ def _load_graph(path: Path) -> Loaded:
     """An ONNX graph; the example is made when it is known that there is no data."""
     network = open_graph(path)
     names = tuple(spec.name for spec in network.inputs)
-    return Loaded(network, "onnx", str(path), _sha256(path), None, names, None)
+    stored = [tensor for tensor in network.view.initializers.values() if is_external(tensor)]
+    beside = sorted({external_place(tensor, network.view.file.folder)[0] for tensor in stored})
+    return Loaded(network, "onnx", str(path), _sha256(path, *beside), None, names, None)
 
 
 def _load_program(path: Path, unsafe: bool) -> Loaded:
@@ -278,6 +281,12 @@ def _sizes(shape: Sequence[Any]) -> list[int] | None:
     return sizes
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, *beside: Path) -> str:
+    """Of the file ``path``; where there are files ``beside`` it that belong to it, of the digests of all."""
+    digests = []
+    for one in (path, *beside):
+        with one.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256"))
+    if not beside:
+        return digests[0].hexdigest()
+    return hashlib.sha256(b"".join(one.digest() for one in digests)).hexdigest()
