@@ -81,6 +81,16 @@ def test_a_site_before_the_last_one_other_inputs_and_no_room_start_anew(tmp_path
     assert narrow.frontiers[0].values is None
 
 
+def test_a_constant_turned_without_saying_how_is_a_weight(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    nodes = [
+        node("Constant", [], ["v"], value=numpy_helper.from_array(values)), node("Identity", ["v"], ["same"]),
+        node("Transpose", ["same"], ["turned"]), node("MatMul", ["x", "turned"], ["y"], name="fc"),
+    ]  # fmt: skip
+    model = load_model(str(saved(tmp_path / "net.onnx", nodes, {}))).model
+    torch.testing.assert_close(model.get_submodule("fc").weight, torch.from_numpy(values))
+
+
 def greedy(path: Path, kind: str) -> OnnxNetwork:
     """A graph of a few bytes that asks for 1 GB, which is there: by a constant, by a shape, by a loop."""
     stored = {

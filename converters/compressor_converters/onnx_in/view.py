@@ -158,22 +158,24 @@ class View:
     def _turns(self, node: onnx.NodeProto) -> bool:
         """Whether a Transpose turns a matrix."""
         perm = integers(node, "perm")
-        return perm == [1, 0] or (not perm and len(self.shape(node.input[0]) or ()) == 2)
+        return perm == [1, 0] or (not perm and len(self._chain_shape(node.input[0])) == 2)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a constant, without its numbers where they are not needed."""
+        return self._chain_shape(name) if name in self.initializers or self.key(name) is not None else None
+
+    def _chain_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of what is stored or made by a chain of operators; asked for while the keys are still made."""
         if name in self.initializers:
             return tuple(self.initializers[name].dims)
-        if self.key(name) is None:
-            return None
         node = self.nodes[self.maker[name]]
         if node.op_type in ("Identity", "Cast", "DequantizeLinear"):
-            return self.shape(node.input[0])
+            return self._chain_shape(node.input[0])
         if node.op_type == "Transpose":
-            inner = self.shape(node.input[0]) or ()
+            inner = self._chain_shape(node.input[0])
             perm = integers(node, "perm") or list(reversed(range(len(inner))))
             return tuple(inner[axis] for axis in perm)
-        return tuple(self.value(name).shape)
+        return tuple(self._evaluated(name).shape)
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """The type of a constant's numbers."""
@@ -193,6 +195,9 @@ class View:
         """The numbers of a constant; ValueError where ``name`` is none that can be read."""
         if name not in self.initializers and name not in self._keys:
             raise ValueError(f"'{name}' is no constant")
+        return self._evaluated(name)
+
+    def _evaluated(self, name: str) -> Array:
         made: dict[str, Array] = {}
         for i in self._chain(name):
             node = self.nodes[i]
