@@ -24,7 +24,9 @@ from compressor.layers.lbfgs import minimise
 from compressor_kernels import dispatch
 
 EVALUATIONS = 4000  # of L-BFGS
+ROUNDS = 8
 STEPS = 80  # of Levenberg and Marquardt
+STEPS_COMPLEX = 300  # one seed of three is not there after 80
 SEEDS = (0, 1, 2)
 _GOOD = next(iter(STARTS))
 _HOW = "Levenberg and Marquardt in float64; L-BFGS stood at 1.7e-2 to 2.8e-2 after 4,000 evaluations"
@@ -121,7 +123,8 @@ def learn_afdf(x: Tensor, y: Tensor, depth: int, seed: int, evaluations: int) ->
     def matrix() -> Tensor:
         return cascade(torch.view_as_complex(start), *both).real
 
-    minimise([start], lambda: (rows @ matrix() - aim).square().sum() / N, evaluations)
+    for _ in range(ROUNDS):  # anew from where it stands: once in three a history of deep cascades leads nowhere
+        minimise([start], lambda: (rows @ matrix() - aim).square().sum() / N, evaluations // ROUNDS)
     with torch.no_grad():
         return float((x @ matrix() - y).square().mean())
 
@@ -133,7 +136,7 @@ def measure(runs: Runs) -> None:
     for seed in SEEDS[:1] if runs.quick else SEEDS:
         runs.take(
             f"complex AFDF, order {size}, seed {seed}",
-            lambda seed=seed: {"relative_error": recover_complex(size, size, seed, 5 if runs.quick else STEPS)},
+            lambda seed=seed: {"relative_error": recover_complex(size, size, seed, 5 if runs.quick else STEPS_COMPLEX)},
             seed=seed,
         )
     x, y = problem(runs.seed)
