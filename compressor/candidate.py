@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from compressor_converters import manifest as manifests
 from compressor_converters.hugging_face.writing import is_hugging_face, write_config
 from compressor_converters.onnx_file import save_onnx
 from compressor_converters.onnx_in import FileRun, OnnxNetwork, macs_outside, save_network
+from compressor_converters.onnx_in.room import RoomError, bounded
 from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
@@ -111,9 +113,22 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
                 if (call := case.model.one_call(inputs)) is None:
                     continue  # a graph for fewer rows
                 inputs = call
-            sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
-            _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
+            try:
+                with _room(case, inputs):
+                    sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
+                    _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
+            except RoomError as error:
+                for candidate in candidates:
+                    candidate.notes.append(f"not timed at batch {rows}: {error}")
             advance(1)
+
+
+def _room(case: Case, inputs: tuple[Tensor, ...]) -> contextlib.AbstractContextManager[None]:
+    """Bounded memory for a graph, which may have been written by anybody."""
+    if not isinstance(case.model, OnnxNetwork):
+        return contextlib.nullcontext()
+    view = case.model.view
+    return bounded(view.file.path, view.nbytes + sum(x.nbytes for x in inputs))
 
 
 def _torch_run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
