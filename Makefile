@@ -12,7 +12,7 @@ env: $(STAMP)
 
 # torch by itself and first: a range that another package asks for would bring a build with several GB of CUDA.
 # The native kernels are compiled by the install, where there is a C++ compiler.
-$(STAMP): constraints.txt pyproject.toml kernels/CMakeLists.txt $(wildcard kernels/cpu/* kernels/ort/* kernels/include/*)
+$(STAMP): constraints.txt pyproject.toml kernels/CMakeLists.txt $(wildcard kernels/cpu/* kernels/python/* kernels/ort/* kernels/include/*)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,all]'

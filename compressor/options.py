@@ -155,6 +155,12 @@ job_options = _together(
         "optimizer=lbfgs; a wrong name lists them. Repeatable.",
     ),
     click.option(
+        "--progressive",
+        metavar="WAY",
+        help="How the original's layers fade out while training: linear, mollify (with the loss), cosine (mixed) or "
+        "theseus (whole layers); the same as --train progressive=WAY.",
+    ),
+    click.option(
         "--time-limit",
         type=Duration(),
         help="End after this time (90, 90s, 5m, 1h) with the best model so far, saved and reported as such.",

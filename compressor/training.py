@@ -11,6 +11,7 @@ from torch import nn
 from compressor.data import Batch
 from compressor.layers.rates import parameter_groups
 from compressor.settings import Settings
+from compressor.train.noise import Kind
 from compressor.train.progressive import Way
 
 _ROUND = 50  # iterations of L-BFGS that count as one epoch
@@ -39,6 +40,9 @@ class Training(Settings):
         description="how they fade: by units evenly or with the loss (mollify), mixed (cosine), whole (theseus)",
     )
     gradient_noise: float = Field(0.0, ge=0, description="η of noise on gradients, of variance η/(1 + t)^0.55; adamw")
+    noise: Kind | None = Field(
+        None, description="nan, nah, nani, nanil or nanis where tanh and sigmoid saturate, for 4/5 of the training"
+    )
     patience: int = Field(6, ge=1, description="epochs without a better held-back loss")
     held_back: float = Field(0.05, gt=0, lt=1, description="of the training data, to choose the best epoch by")
     held_back_most: int = Field(5000, ge=1, description="examples held back at most")

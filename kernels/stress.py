@@ -1,7 +1,8 @@
 """Random cases of all kernels from two threads: ``python kernels/stress.py [SECONDS] [KIND ...]``.
 
-Kinds are the sanitizers ``address,undefined`` and ``thread``, and ``neon``, cross-compiled for ARM and run by qemu: all
-three unless named. Needs cmake and a C++ compiler, for ``neon`` that of aarch64 and ``qemu-aarch64``.
+Kinds are the sanitizers ``address,undefined`` and ``thread``; ``wide``, the code for AVX-512 on AVX2; and ``neon``,
+cross-compiled for ARM and run by qemu: all four unless named. Needs cmake and a C++ compiler, for ``neon`` that of
+aarch64 and ``qemu-aarch64``.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ def stress(kind: str, seconds: float, folder: Path) -> None:
         build_stress(folder, *(f"-DCMAKE_{name}={value}" for name, value in cross.items()))
         subprocess.run([ARM_EMULATOR, "-L", ARM_SYSTEM, *command], check=True)
         return
+    if kind == "wide":
+        build_stress(folder, "-DCK_ISAS=wide")
+        subprocess.run(command, check=True)
+        return
     isas = instruction_sets()
     build_stress(folder, f"-DCK_SANITIZE={kind}", f"-DCK_ISAS={';'.join(isas)}")
     for isa in isas:
@@ -49,5 +54,5 @@ def stress(kind: str, seconds: float, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for named in sys.argv[2:] or ["address,undefined", "thread", "neon"]:
+    for named in sys.argv[2:] or ["address,undefined", "thread", "wide", "neon"]:
         stress(named, float(sys.argv[1]) if len(sys.argv) > 1 else 10, HERE.parent / "build" / named.replace(",", "-"))

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostile_programs
 import numpy as np
 import pytest
 import torch
 
 from compressor.cli import _status, cli
+from tests import hostile_programs
 
 ROOT = Path(__file__).resolve().parent.parent
 

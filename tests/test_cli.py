@@ -10,7 +10,7 @@ import click
 import pytest
 
 from compressor import __version__
-from compressor.cli import _given, _status, cli
+from compressor.cli import _given, _recipe, _status, cli
 from compressor.console import Lines, Stop, costs
 from compressor.errors import CompressorError
 from compressor.layers import methods
@@ -130,6 +130,14 @@ def test_what_the_user_can_mend_exits_2_and_a_bug_shows_its_traceback_and_exits_
     assert capsys.readouterr().err == "error: two lines\n"
     assert _status(bug) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_way_to_fade_is_an_option_of_the_training() -> None:
+    asked = _recipe(None, model="m.pt", progressive="mollify", training=(("rate", "0.1"),))
+    assert asked.how().progressive == "mollify"
+    assert asked.training == {"rate": "0.1", "progressive": "mollify"}
+    with pytest.raises(CompressorError, match=r"progressive.*theseus"):
+        _recipe(None, model="m.pt", progressive="slowly").how()
 
 
 def test_giving_up_exits_130() -> None:

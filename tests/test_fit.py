@@ -20,6 +20,7 @@ from compressor.layers import method
 from compressor.plan import make_plan
 from compressor.progress import Limit, silent
 from compressor.sites import find_runs, find_sites, structured
+from compressor.train.noise import Disturbed, NoisyActivation
 from compressor.train.progressive import Fading, Shares
 from compressor.training import Training, varied
 
@@ -251,6 +252,34 @@ def test_shares_fall_from_1_to_0_and_mollifying_follows_the_loss() -> None:
     for _ in range(1000):
         mollify.see(0.02)
     assert all(now < 0.05 * then for now, then in zip(mollify.at(0.5), before, strict=True))
+
+
+def test_noise_where_units_saturate_is_only_there_while_they_train(inputs: Tensor) -> None:
+    torch.manual_seed(0)
+    squash = nn.Tanh()
+    teacher = nn.Sequential(nn.Linear(20, 31), squash, nn.Linear(31, 29), squash, nn.Linear(29, 17)).eval()
+    start, _ = fitted(teacher, inputs, {"rank": 3})
+    _, plain = distilled(teacher, inputs, epochs=1)
+    student, noisy = distilled(teacher, inputs, epochs=8, noise="nah")
+    assert noisy[0] == plain[0]  # the held-back part is seen without noise
+    assert noisy[1] != plain[1]
+    assert type(student[1]) is nn.Tanh
+    assert student[1] is student[3]
+    assert student.state_dict().keys() == start.state_dict().keys()
+    assert off(student, teacher, inputs) < off(start, teacher, inputs)
+    activation = Disturbed(squash, NoisyActivation("nah"))
+    x = torch.tensor([-3.0, 3.0])
+    seen = []
+    for done in (0.0, 0.4, 0.79, 0.8, 1.0):
+        activation.at(done)
+        seen.append(activation.noisy.c)
+        assert torch.equal(activation(x), x.tanh()) == (done >= 0.8)
+    assert seen == sorted(seen, reverse=True)
+    assert (seen[0], seen[-1]) == (30.0, 0.5)
+    layers = [nn.Linear(20, 31), nn.ReLU(), nn.Linear(31, 29), nn.ReLU(), nn.Linear(29, 17)]
+    teacher = nn.Sequential(*layers).eval()
+    with pytest.raises(CompressorError, match="no module that saturates"):
+        distilled(teacher, inputs, epochs=1, noise="nah")
 
 
 def test_noise_on_gradients_moves_the_result_and_is_for_steps_only(teacher: nn.Module, inputs: Tensor) -> None:

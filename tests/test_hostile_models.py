@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from hostile_programs import (
+
+from compressor_converters.load import load_model
+from compressor_converters.pt2 import load_pt2
+from tests.hostile_programs import (
     CONSTANTS,
     MODEL,
     WEIGHTS,
@@ -24,9 +27,6 @@ from hostile_programs import (
     rewrite,
     torch_bytes,
 )
-
-from compressor_converters.load import load_model
-from compressor_converters.pt2 import load_pt2
 
 # --- pickles ------------------------------------------------------------------------------------
 

@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hostile_programs import (
+from safetensors.torch import save_file
+
+from compressor.errors import CompressorError
+from compressor_converters.pt2 import check_pt2, load_pt2, save_pt2
+from tests.hostile_programs import (
     MODEL,
     WEIGHTS,
     edit,
@@ -22,10 +26,6 @@ from hostile_programs import (
     rewrite,
     torch_bytes,
 )
-from safetensors.torch import save_file
-
-from compressor.errors import CompressorError
-from compressor_converters.pt2 import check_pt2, load_pt2, save_pt2
 
 # --- sizes and names that lie -------------------------------------------------------------------
 

@@ -170,9 +170,9 @@ def test_every_instruction_set_of_this_machine_is_right(isa: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["address,undefined", "thread", "neon"])
+@pytest.mark.parametrize("kind", ["address,undefined", "thread", "wide", "neon"])
 def test_random_cases_from_two_threads_are_right_and_clean(kind: str) -> None:
-    """Under sanitizers, and as the ARM build under an emulator."""
+    """Under sanitizers, with the code for AVX-512 on AVX2, and as the ARM build under an emulator."""
     for program in ("cmake", *(("aarch64-linux-gnu-g++", "qemu-aarch64") if kind == "neon" else ())):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}")

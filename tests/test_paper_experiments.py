@@ -6,19 +6,17 @@ import copy
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from classification import error, flat, mnist, outputs, shifted
+from classification import error, flat, mnist, outputs, shifted, train
 from denil import KINDS, fine_tune, learned, predicted, pretrained
 from experiment import Figure, Runs, at_most, mean_of, percent
 from kernel_dimensions import network as kernel_network
+from kernel_grids import network as grid_network
 from lenet import HEADS, PAST, network, weights
-from movielens import _ROUNDS, Setting, fit
 from page import page
 from parity import SMALL, strings
 from parity import learn as learn_parity
-from ratings import Pattern, Ratings, autoencoder, movielens_100k, movielens_100k_fold, penalty, predict, weight_of
 from recovery import between, cascade, fourier, problem, recover_complex, solve, whitened
 from shapes import agrees, counts
 from three_ways import replaced
@@ -27,7 +25,7 @@ from unique_elements import Counter, sequences
 from zoo import CaffeLeNet
 
 from compressor.layers import method
-from compressor.train import NoisyActivation, noisy_
+from compressor.train import Annealing, NoisyActivation, noisy_
 from compressor_kernels import dispatch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +103,7 @@ def test_the_counting_network_is_an_lstm(kind: str) -> None:
     x, y = sequences(7, 6, torch.Generator().manual_seed(0))
     assert y.tolist() == [len(set(row)) for row in x.tolist()]
     lstm = nn.LSTM(11, 5, batch_first=True)
-    order = torch.cat([torch.arange(5) + 5 * gate for gate in (1, 0, 3, 2)])  # torch has input, forget, cell, output
+    order = torch.cat([torch.arange(5) + 5 * gate for gate in (0, 1, 3, 2)])  # torch has input, forget, cell, output
     with torch.no_grad():
         lstm.weight_hh_l0.copy_(model.state.weight[order])
         lstm.bias_hh_l0.copy_(model.state.bias[order])
@@ -116,6 +114,45 @@ def test_the_counting_network_is_an_lstm(kind: str) -> None:
     if kind != "plain":
         noisy_(model, "nan")
         assert sum(isinstance(module, NoisyActivation) for module in model.modules()) == 3
+
+
+def test_annealed_noise_learns_where_plain_units_saturate(digits: tuple) -> None:
+    """Hard-tanh units that begin deep in saturation have hardly any gradient; with noise there is one."""
+    (x, labels), test = (flat(split) for split in digits)
+    epochs = 4
+
+    def learn(kind: str | None, seed: int) -> float:
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for inputs in (784, 100, 100):
+            layers += [nn.Linear(inputs, 100), nn.Hardtanh()]
+            layers[-2].weight.data.mul_(30)
+        model: nn.Module = nn.Sequential(*layers, nn.Linear(100, 10))
+        annealing = Annealing(noisy_(model, kind), every=1) if kind else None
+        train(
+            model, (x, labels), epochs=epochs, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3), seed=seed,
+            each_step=None if annealing is None else lambda _: annealing.step(),
+        )  # fmt: skip
+        return error(model, test)
+
+    for seed in (0, 1):
+        assert learn("nah", seed) < learn(None, seed) - 0.05
+
+
+def test_known_places_of_pixels_beat_learned_ones_at_equal_budget(digits: tuple) -> None:
+    """Equally many epochs of an equally large network, of which fewer numbers are learned."""
+    (x, labels), test = (flat(split) for split in digits)
+    for seed in (0, 1):
+        accuracy, learned_numbers = {}, {}
+        for places in ("known", "learned"):
+            torch.manual_seed(seed)
+            model = grid_network(places, seed, maps=2)
+            optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+            train(model, (x, labels), epochs=3, optimizer=optimizer, seed=seed, cosine=True)
+            accuracy[places] = 1 - error(model, test)
+            learned_numbers[places] = sum(p.numel() for p in model.parameters())
+        assert learned_numbers["known"] < learned_numbers["learned"]
+        assert accuracy["known"] > accuracy["learned"] + 0.05
 
 
 # --- 9 and 1: counts, and recovery ------------------------------------------------------------------
@@ -247,101 +284,6 @@ def test_kernel_networks_of_one_dimension_have_equally_many_parameters() -> None
         kernel: sum(p.numel() for p in kernel_network(kernel, 2, 0).parameters()) for kernel in ("dot", "gaussian")
     }
     assert sizes["dot"] == sizes["gaussian"] == 2 * (784 + 200) + 784 + 200 + 2 * 400 + 200 + 200 + 2010
-
-
-# --- 7: MovieLens -----------------------------------------------------------------------------------
-
-
-def some_ratings() -> Ratings:
-    """17 films by 23 users, 90 ratings, one film and one user without any."""
-    generator = np.random.default_rng(0)
-    cells = generator.permutation(16 * 22)[:90]
-    values = generator.integers(1, 6, 90).astype(np.float32)
-    return Ratings(cells // 22, cells % 22, values, (17, 23))
-
-
-@pytest.mark.parametrize("model", ["autorec", "kernelnet", "sparse_fc"])
-@pytest.mark.parametrize("hidden", [1, 2])
-def test_sparse_products_give_what_dense_ones_do_and_their_gradients(model: str, hidden: int) -> None:
-    ratings = some_ratings()
-    torch.manual_seed(0)
-    layers = autoencoder(model, hidden, 23, seed=1)
-    pattern = Pattern(ratings)
-    r = torch.zeros(ratings.shape)
-    r[ratings.films, ratings.users] = torch.from_numpy(ratings.values)
-    known = r > 0
-
-    def dense_loss() -> torch.Tensor:
-        h = r
-        for layer in layers[:-1]:
-            h = (h @ weight_of(layer).T + layer.bias).sigmoid()
-        y = h @ weight_of(layers[-1]).T + layers[-1].bias
-        return ((y - r).square() * known).sum() / 2 + sum(penalty(layer, 2.0, 0.3) for layer in layers)
-
-    found = (predict(layers, pattern, pattern) - pattern.values).square().sum() / 2
-    found = found + sum(penalty(layer, 2.0, 0.3) for layer in layers)
-    torch.testing.assert_close(found, dense_loss())
-    parameters = list(layers.parameters())
-    for own, other in zip(
-        torch.autograd.grad(found, parameters), torch.autograd.grad(dense_loss(), parameters), strict=True
-    ):
-        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
-
-
-def test_no_rating_is_both_trained_on_and_scored(data_folder: Path) -> None:
-    whole = movielens_100k()
-    train, test = whole.split(0.2, seed=4)
-    assert (len(train.values), len(test.values)) == (80_000, 20_000)
-    cells = [set(zip(part.films, part.users, strict=True)) for part in (train, test, *movielens_100k_fold(3))]
-    assert not cells[0] & cells[1]
-    assert not cells[2] & cells[3]
-    assert len(cells[0] | cells[1]) == len(cells[2] | cells[3]) == 100_000
-
-
-@pytest.mark.slow
-def test_sparse_fc_learns_ratings_and_goes_on_where_it_was(data_folder: Path, tmp_path: Path) -> None:
-    train, test = movielens_100k().split(0.2, seed=0)
-    state = tmp_path / "state.pt"
-    setting = Setting("100k", "sparse_fc", 1, 20.0, 1)
-    fit(setting, train, test, 0, tmp_path / "other.pt")
-    interrupted: list[str] = []
-
-    class StopError(Exception):
-        pass
-
-    kept = _ROUNDS["lbfgs"]
-
-    def once(*given: object) -> None:
-        if interrupted:
-            raise StopError
-        interrupted.append("")
-        kept(*given)  # type: ignore[arg-type]
-
-    _ROUNDS["lbfgs"] = once
-    longer = Setting("100k", "sparse_fc", 1, 20.0, 2)
-    try:
-        with pytest.raises(StopError):
-            fit(longer, train, test, 0, state)
-    finally:
-        _ROUNDS["lbfgs"] = kept
-    assert state.exists()
-    done = fit(longer, train, test, 0, state)
-    assert len(done["curve"]) == 2
-    assert not state.exists()
-    spread = float(np.std(test.values))
-    assert done["rmse"] < 0.95 * spread  # the mean of all ratings is off by the spread
-    assert done["train_rmse"] < done["rmse"]
-
-
-def test_the_networks_see_only_what_they_are_given(data_folder: Path) -> None:
-    """A film's prediction does not move with ratings that are only scored."""
-    ratings = some_ratings()
-    train, test = ratings.split(0.3, seed=0)
-    layers = autoencoder("autorec", 1, 23)
-    given = Pattern(train)
-    before = predict(layers, given, Pattern(test))
-    other = Ratings(test.films, test.users, 6 - test.values, test.shape)
-    torch.testing.assert_close(predict(layers, given, Pattern(other)), before)
 
 
 def test_outputs_are_taken_without_training(digits: tuple) -> None:

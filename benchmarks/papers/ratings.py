@@ -2,13 +2,13 @@
 
 A film's ratings by all users go in, 0 where there is none, ratings by all users come out (Sedhain et al. 2015; Müller,
 Martel, Indiveri 2018, 3.5). Both ends are sparse: the first product takes the ratings that there are, the last one is
-only done where a rating is known, so that an evaluation costs as much as there are ratings.
+only done where a rating is known, so that an evaluation costs as much as there are ratings. The products are those
+of the compiled kernels.
 """
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,8 @@ import torch
 from packages import data_folder
 from torch import Tensor, nn
 
-from compressor.layers import KernelNet, SparseFC
-
-warnings.filterwarnings("ignore", message="Sparse")
+from compressor.layers import SVD, KernelNet, Pruned, SparseFC
+from compressor_kernels.sparse import run_csr, run_csr_backward
 
 HIDDEN = 500
 
@@ -37,10 +36,6 @@ class Ratings:
     def take(self, chosen: np.ndarray) -> Ratings:
         """Those at ``chosen``."""
         return Ratings(self.films[chosen], self.users[chosen], self.values[chosen], self.shape)
-
-    def matrix(self) -> Tensor:
-        """``(films, users)``, CSR, float32."""
-        return _csr(self.films, self.users, self.values, self.shape)
 
     def split(self, share: float, seed: int) -> tuple[Ratings, Ratings]:
         """What is trained on, and a random ``share`` of the ratings to be scored on."""
@@ -72,64 +67,64 @@ def _read(name: str) -> Ratings:
     return Ratings(table[:, 1] - 1, table[:, 0] - 1, table[:, 2].astype(np.float32), (1682, 943))
 
 
-def _csr(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    order = np.lexsort((columns, rows))
-    pointer = np.concatenate(([0], np.bincount(rows, minlength=shape[0]).cumsum()))
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(pointer), torch.from_numpy(columns[order]), torch.from_numpy(values[order]), shape
-    )
-
-
 class Pattern:
-    """Where the ratings of a matrix ``(films, users)`` are, read by rows and by columns."""
+    """Where the ratings of a matrix R ``(films, users)`` are; products with such matrices by the compiled kernels.
+
+    Dense matrices lie ``(hidden, films)`` and ``(hidden, users)``, as the kernels take them: eight and more rows of a
+    dense matrix go through the entries of R at once.
+    """
 
     def __init__(self, ratings: Ratings) -> None:
-        self.matrix = ratings.matrix()
-        rows = np.repeat(np.arange(ratings.shape[0]), np.diff(self.matrix.crow_indices().numpy()))
-        columns = self.matrix.col_indices().numpy()
-        order = np.lexsort((rows, columns))  # entries column by column
-        self.order = torch.from_numpy(order)
-        pointer = np.concatenate(([0], np.bincount(columns, minlength=ratings.shape[1]).cumsum()))
-        self.turned = (torch.from_numpy(pointer), torch.from_numpy(rows[order]))
-        self.values = self.matrix.values()
-        self.columns = self.matrix.col_indices()
+        order = np.lexsort((ratings.users, ratings.films))
+        users, films = ratings.users[order], ratings.shape[0]
+        lengths = np.bincount(ratings.films, minlength=films)
+        self.columns = torch.from_numpy(users)
+        self.values = torch.from_numpy(ratings.values[order])
+        self.places = (torch.from_numpy(users.astype(np.int32)), torch.from_numpy(lengths.astype(np.int32)))
 
-    def with_values(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The matrix with other ``values`` at the same places, and its transpose."""
-        own = self.matrix
-        matrix = torch.sparse_csr_tensor(own.crow_indices(), own.col_indices(), values, own.shape)
-        films, users = own.shape
-        return matrix, torch.sparse_csr_tensor(*self.turned, values[self.order], (users, films))
+    def times(self, dense: Tensor, values: Tensor) -> Tensor:
+        """``X Rᵀ``, R with these ``values``: ``dense (hidden, users) -> (hidden, films)``."""
+        return run_csr(dense, values, *self.places, None)
+
+    def turned_times(self, dense: Tensor, values: Tensor, users: int) -> Tensor:
+        """``X R``: ``dense (hidden, films) -> (hidden, users)``."""
+        found, _ = run_csr_backward(dense, dense.new_empty(len(dense), users), values, *self.places, by_values=False)
+        return found
+
+    def between(self, films: Tensor, users: Tensor) -> Tensor:
+        """``Σ_k films_ki users_kj`` where there is a rating: ``(hidden, films), (hidden, users) -> (ratings,)``."""
+        _, found = run_csr_backward(films, users, self.values, *self.places, by_x=False)
+        return found
 
 
 class _Read(torch.autograd.Function):
-    """``R Wᵀ`` for the sparse ratings R: ``weight (hidden, users) -> (films, hidden)``."""
+    """``W Rᵀ`` for the ratings R: ``weight (hidden, users) -> (hidden, films)``."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, pattern: Pattern) -> Tensor:
-        ctx.pattern = pattern
-        return pattern.matrix @ weight.detach().T.contiguous()
+        ctx.pattern, ctx.users = pattern, weight.shape[1]
+        return pattern.times(weight.detach(), pattern.values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        _, turned = ctx.pattern.with_values(ctx.pattern.values)
-        return (turned @ gradient.contiguous()).T, None
+        pattern = ctx.pattern
+        return pattern.turned_times(gradient, pattern.values, ctx.users), None
 
 
 class _Predict(torch.autograd.Function):
-    """``h Wᵀ`` where there are ratings: ``h (films, hidden), weight (users, hidden) -> (ratings,)``."""
+    """``hᵀ W`` where there are ratings: ``h (hidden, films), weight (hidden, users) -> (ratings,)``."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(h, weight)
         ctx.pattern = pattern
-        return torch.sparse.sampled_addmm(pattern.matrix, h.detach(), weight.detach().T, beta=0.0).values()
+        return pattern.between(h.detach(), weight.detach())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         h, weight = ctx.saved_tensors
-        matrix, turned = ctx.pattern.with_values(gradient.contiguous())
-        return matrix @ weight.contiguous(), turned @ h.contiguous(), None
+        pattern, users = ctx.pattern, weight.shape[1]
+        return pattern.times(weight, gradient), pattern.turned_times(h, gradient, users), None
 
 
 def autoencoder(name: str, hidden_layers: int, users: int, *, l0: float = 0.0, seed: int = 0) -> nn.ModuleList:
@@ -154,22 +149,36 @@ def weight_of(layer: nn.Module) -> Tensor:
     """W ``(out, in)`` as it multiplies."""
     if isinstance(layer, SparseFC):
         return layer.weight()
+    if isinstance(layer, SVD):
+        return layer.up @ layer.down
+    if isinstance(layer, Pruned):
+        return layer.positions.scatter(layer.living())
     return layer.weight if isinstance(layer, nn.Linear) else layer.weight(*layer.places())  # type: ignore[operator]
 
 
-def penalty(layer: nn.Module, l2: float, l0: float) -> Tensor:
-    """``λ₂/2 ΣW²``, of Λ for Sparse FC, and its ``λ₀/2 ΣK²``: halves, as in the authors' code."""
+def penalised(layer: nn.Module, l2: float, l0: float) -> tuple[Tensor, Tensor]:
+    """W, and its ``λ₂/2 ΣW²``; for Sparse FC that of Λ, and ``λ₀/2 ΣK²``: halves, as in the authors' code."""
     if isinstance(layer, SparseFC):
-        return l2 / 2 * layer.factors.square().sum() + l0 / 2 * layer.kernel().square().sum()
-    return l2 / 2 * weight_of(layer).square().sum()
+        kernel = layer.kernel()  # once for both: it costs as much as all products with the ratings
+        penalty = l2 / 2 * _squares(layer.factors) + l0 / 2 * _squares(kernel)
+        return layer.factors * kernel, penalty
+    weight = weight_of(layer)
+    return weight, l2 / 2 * _squares(weight)
 
 
-def predict(layers: nn.ModuleList, given: Pattern, wanted: Pattern) -> Tensor:
-    """What the films' ``given`` ratings say of those ``wanted``, ``(ratings,)``."""
-    h = (_Read.apply(weight_of(layers[0]), given) + layers[0].bias).sigmoid()
-    for layer in layers[1:-1]:
-        h = nn.functional.linear(h, weight_of(layer), layer.bias).sigmoid()
-    return _Predict.apply(h, weight_of(layers[-1]), wanted) + layers[-1].bias[wanted.columns]
+def _squares(x: Tensor) -> Tensor:
+    """Their sum; a product's gradient is quicker than a power's, and a dot product would not sum in pairs."""
+    return (x * x).sum()
+
+
+def predict(layers: nn.ModuleList, given: Pattern, wanted: Pattern, weights: list[Tensor] | None = None) -> Tensor:
+    """What the films' ``given`` ratings say of those ``wanted``, ``(ratings,)``; ``weights`` where they are known."""
+    weights = [weight_of(layer) for layer in layers] if weights is None else weights
+    biases = [layer.bias for layer in layers]
+    h = (_Read.apply(weights[0], given) + biases[0][:, None]).sigmoid()
+    for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
+        h = (weight @ h + bias[:, None]).sigmoid()
+    return _Predict.apply(h, weights[-1].T, wanted) + biases[-1][wanted.columns]
 
 
 @torch.no_grad()

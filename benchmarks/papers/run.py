@@ -17,7 +17,7 @@ from experiment import Experiment
 HERE = Path(__file__).resolve().parent
 NAMES = (
     "recovery", "lenet", "three_ways", "denil", "kernel_dimensions", "kernel_grids", "kernel_map", "movielens",
-    "noise_curves", "unique_elements", "parity", "shapes",
+    "movielens_past", "noise_curves", "unique_elements", "parity", "permutation", "progressive", "shapes",
 )  # fmt: skip
 
 

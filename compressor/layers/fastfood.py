@@ -90,7 +90,12 @@ class Fastfood(FeatureLayer):
         return self.bend(self._products_in_steps(x)) if self._drops else self._fused(x, self.config.features)
 
     def _fused(self, x: Tensor, features: str) -> Tensor:
-        return dispatch.fastfood(x, self.B, self.permutation, self.G, self.S, scale=self.scale, features=features)
+        # As attributes they take a microsecond each.
+        fixed: dict[str, Any] = self._buffers
+        own: dict[str, Any] = self._parameters if self.config.adaptive else fixed
+        return dispatch.fastfood(
+            x, own["B"], fixed["permutation"], own["G"], own["S"], scale=self.scale, features=features
+        )
 
     @property
     def _drops(self) -> bool:

@@ -116,11 +116,13 @@ class FeatureLayer(FittedLayer):
 
     def read(self, features: Tensor) -> Tensor:
         """``(..., n or 2n) -> (..., out)``: the read-out if there is one, and the bias."""
-        if self.readout_down is not None:
-            features = nn.functional.linear(features, self.readout_down)
-        if self.readout is not None:
-            return nn.functional.linear(features, self.readout, self.bias)
-        return features if self.bias is None else features + self.bias
+        own: dict[str, Any] = self._parameters  # as attributes they take a microsecond each
+        down, readout, bias = own.get("readout_down"), own.get("readout"), own.get("bias")
+        if down is not None:
+            features = nn.functional.linear(features, down)
+        if readout is not None:
+            return nn.functional.linear(features, readout, bias)
+        return features if bias is None else features + bias
 
     def transform(self, x: Tensor) -> Tensor:
         return self.read(self.features(x))

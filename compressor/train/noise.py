@@ -8,12 +8,15 @@ trained (eq. 4.10), ``d(x) = −sgn(x) sgn(1 − α)``. While training:
 - ``nanis``: ``h(x + σ ε)`` only where h saturates (eq. 4.19).
 
 Else ε is its mean (eq. 4.17): 0, or √(2/π) for the half-normal one. That form is deterministic, and it is what an
-exported model holds. `Annealing` lets c fall from 30 to 0.5 as ``c / √(t + 1)`` (ibid., 4.3.6.6).
+exported model holds. `Annealing` lets c fall from 30 to 0.5 as ``c / √(t + 1)`` (ibid., 4.3.6.6). `disturbed` is for a
+network whose activations must be what they were when its training ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -28,6 +31,8 @@ Kind = Literal["nan", "nah", "nani", "nanil", "nanis"]
 _AT_OUTPUT = ("nan", "nah")
 _LEARNED = ("nan", "nah", "nanil")  # those with σ(x), and so with c and p
 _HALF_NORMAL_MEAN = math.sqrt(2 / math.pi)
+_FIRST_C, _LAST_C = 30.0, 0.5
+_NOISY_FOR = 0.8  # share of a training after which `disturbed` activations are themselves
 _LEAK = 0.9  # α of nah; the others have no leak
 
 
@@ -131,26 +136,67 @@ def noisy_(
     as functions, and those inside ``nn.LSTM`` and the like, are not modules and stay; CompressorError where there is
     nothing to swap.
     """
-    found = {id(module): module for module in model.modules() if _line_of(module) is not None}
+    for name, line in _saturating(model):
+        replace(model, name, NoisyActivation(kind, line, c=c, alpha=alpha, sigma=sigma))
+    return model
+
+
+def _saturating(model: nn.Module) -> list[tuple[str, Line]]:
+    """Name and line of each module that saturates; CompressorError where there is none to swap."""
+    found = [(name, line) for name, module in model.named_modules() if (line := _line_of(module)) is not None]
     if not found:
         raise CompressorError(
             "the model has no module that saturates both ways to make noisy; "
             "build it with nn.Tanh, nn.Sigmoid, nn.Hardtanh or nn.Hardsigmoid"
         )
-    if id(model) in found:
+    if found[0][0] == "":
         raise CompressorError(f"the model is a single {type(model).__name__}: make a NoisyActivation in its place")
-    for module in found.values():
-        name = next(name for name, other in model.named_modules() if other is module)
-        line = _line_of(module)
-        assert line is not None
-        replace(model, name, NoisyActivation(kind, line, c=c, alpha=alpha, sigma=sigma))
-    return model
+    return found
+
+
+class Disturbed(nn.Module):
+    """An activation, and its noisy form in its place while it trains and ``is_noisy``."""
+
+    def __init__(self, original: nn.Module, noisy: NoisyActivation) -> None:
+        super().__init__()
+        self.original = original
+        self.noisy = noisy
+        self.is_noisy = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.noisy(x) if self.training and self.is_noisy else self.original(x)
+        return y
+
+    def at(self, done: float) -> None:
+        """Let c fall as ``30 / √(t + 1)`` to 0.5 at four fifths of the training, of which ``done`` is over."""
+        self.is_noisy = done < _NOISY_FOR
+        steps = (_FIRST_C / _LAST_C) ** 2
+        self.noisy.c = max(_LAST_C, _FIRST_C / math.sqrt(1 + steps * done / _NOISY_FOR))
+
+
+@contextlib.contextmanager
+def disturbed(model: nn.Module, kind: Kind | None) -> Iterator[Sequence[Disturbed]]:
+    """Within it, activations that saturate are noisy while ``model`` trains; they are themselves after it.
+
+    Nothing happens where ``kind`` is None.
+    """
+    wrapped: list[tuple[str, Disturbed]] = []
+    if kind is not None:
+        for name, line in _saturating(model):
+            wrapped.append((name, Disturbed(model.get_submodule(name), NoisyActivation(kind, line))))
+    for name, module in wrapped:
+        replace(model, name, module)
+    try:
+        yield [module for _, module in wrapped]
+    finally:
+        for name, module in wrapped:
+            replace(model, name, module.original)
 
 
 class Annealing:
     """Lets c of every noisy activation in ``model`` fall: ``start / √(t + 1)``, t one more each ``every`` steps."""
 
-    def __init__(self, model: nn.Module, start: float = 30.0, end: float = 0.5, every: int = 200) -> None:
+    def __init__(self, model: nn.Module, start: float = _FIRST_C, end: float = _LAST_C, every: int = 200) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1 step, not {every}")
         self.activations = [

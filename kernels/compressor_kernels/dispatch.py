@@ -89,17 +89,19 @@ def acdc(
 ) -> Tensor:
     """`reference.acdc`: a whole cascade of diagonals between cosine transforms, in one call."""
     if not torch.compiler.is_compiling():
-        y = quick.acdc(x, a, d, bias, permutation, out_features, relu, separable)
+        y: Tensor | None = quick.call(x, out_features, relu + 2 * separable, d, a, bias, permutation)
         if y is not None:
             return y
-    if native.can_cascade(d.shape[1], separable=separable):
+    if native.can_cascade(int(d.shape[1]), separable=separable):  # torch.jit.trace has tensors for sizes
         route = _route(native.takes, x, a, d, bias)
         if route == "native":
-            quick.remember(x, a, d, bias, permutation, out_features, relu, separable)
+            cascade, _ = native.describe_cascade(x.shape[-1], a, d, bias, permutation, out_features, relu, separable)
+            settings, tables = relu + 2 * separable, (d, a, bias, permutation)
+            quick.remember("ck_acdc_forward_f32", cascade, x, out_features, settings, *tables)
             return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
         if route == "operator":
             return ops.acdc(x, a, d, bias, permutation, out_features, relu, separable)
-    if not separable and gpu.can_cascade(d.shape[1]):
+    if not separable and gpu.can_cascade(int(d.shape[1])):
         route = _route(gpu.takes, x, a, d, bias, permutation)
         if route == "native":
             return gpu.acdc(_widened(x, d), a, d, bias, permutation, out_features, relu)
@@ -154,6 +156,11 @@ def fastfood(
     x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str = "linear"
 ) -> Tensor:
     """`reference.fastfood`: a whole stack of blocks, and the nonlinearity if there is one."""
+    width = len(S) * (2 if features == "rbf" else 1)
+    if not torch.compiler.is_compiling():
+        y: Tensor | None = quick.call(x, width, (scale, features), B, permutation, G, S)
+        if y is not None:
+            return y
     run = hadamard.run_fastfood
     route = _route(native.takes, x, B, G, S)
     if route == "reference" and gpu.can_fastfood(B.shape[1]):
@@ -162,6 +169,9 @@ def fastfood(
     if route == "reference":
         return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
     if route == "native":
+        if run is hadamard.run_fastfood:
+            stack = hadamard.stack(x.shape[-1], [B, G, S, permutation], scale, features)
+            quick.remember("ck_fastfood_forward_f32", stack, x, width, (scale, features), B, permutation, G, S)
         return run(x, B, permutation, G, S, scale=scale, features=features)
     result: Tensor = hadamard.fastfood(x, B, permutation, G, S, scale, features)
     return result
@@ -169,11 +179,17 @@ def fastfood(
 
 def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`reference.monarch`: block-diagonal, permutation, block-diagonal. For gradients, the plain one."""
+    if not torch.compiler.is_compiling():
+        y: Tensor | None = quick.call(x, out_features, "monarch", first, second, bias)
+        if y is not None:
+            return y
     route = _route(native.takes, x, first, second, bias)
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, first, second, bias))
     if route == "reference" or wanted:
         return reference.monarch(x, first, second, bias, out_features)
     if route == "native":
+        stack = native_monarch.stack(x.shape[-1], first, second, bias, out_features)
+        quick.remember("ck_monarch_forward_f32", stack, x, out_features, "monarch", first, second, bias)
         return native_monarch.run_monarch(x, first, second, bias, out_features)
     result: Tensor = native_monarch.monarch(x, first, second, bias, out_features)
     return result
@@ -181,11 +197,18 @@ def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_f
 
 def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
     """`reference.csr`: a product with a matrix in compressed sparse rows."""
+    outputs = len(lengths)
+    if not torch.compiler.is_compiling():
+        y: Tensor | None = quick.call(x, outputs, "csr", values, columns, lengths, bias)
+        if y is not None:
+            return y
     route = _route(native.takes, x, values, bias)
-    dense = x.shape[-1] * len(lengths)
+    dense = x.shape[-1] * outputs
     if route == "reference" or len(values) > _MOST_SPARSE * dense:
         return reference.csr(x, values, columns, lengths, bias)
     if route == "native":
+        matrix = sparse.matrix(x.shape[-1], [values, columns, lengths, bias])
+        quick.remember("ck_csr_forward_f32", matrix, x, outputs, "csr", values, columns, lengths, bias)
         return sparse.run_csr(x, values, columns, lengths, bias)
     result: Tensor = sparse.csr(x, values, columns, lengths, bias)
     return result

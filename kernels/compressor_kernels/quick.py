@@ -1,22 +1,37 @@
-"""The way of a small call in eager inference: a cascade whose tables the library knows already.
+"""The way of a small call in eager inference: one whose tables the library knows already.
 
 One row takes a microsecond or two in the kernel, and asking four tensors what they are and describing them to the
-library takes five times that. So a description is kept for as long as its tables live, and used again while they are
+library takes many times that. So a description is kept for as long as its tables live, and used again while they are
 the same tensors at the same addresses; what their numbers are is never kept.
+
+`call` is a small extension module (``kernels/python/quick.c``) where that was built, else the same in Python.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Hashable
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from compressor_kernels import native
+
+
+def _found() -> ModuleType | None:
+    try:
+        return importlib.import_module("compressor_kernels._quick")
+    except ImportError:  # no headers of Python when the package was installed
+        return None
+
+
+_extension = _found()
 
 _grad_enabled = torch.is_grad_enabled
 _tracing = torch._C._get_tracing_state
@@ -25,88 +40,110 @@ _modes = torch._C._len_torch_dispatch_stack
 _threads = torch.get_num_threads
 _empty_like = torch.empty_like
 
-Key = tuple[int, int, int, bool, bool]
 
-
+@dataclass(frozen=True, slots=True)
 class _Known:
-    """A cascade that was called before: its tables, weakly, where they were, and the library's view of them."""
+    """A call that was made before: its tables, weakly, where they were, and the library's view of them."""
 
-    __slots__ = ("address", "call", "cascade", "pointers", "tables")
-
-    def __init__(self, key: Key, tables: tuple[Tensor | None, ...], cascade: native.Cascade) -> None:
-        def forget(_: object) -> None:
-            _known.pop(key, None)
-
-        self.tables = tuple(_nothing if table is None else weakref.ref(table, forget) for table in tables)
-        self.pointers = tuple(0 if table is None else table.data_ptr() for table in tables)
-        self.cascade = cascade
-        self.address = ctypes.addressof(cascade)
-        self.call: Callable[..., int] = native.loaded().ck_acdc_forward_f32
+    forward: Any
+    description: ctypes.Structure
+    settings: Hashable
+    columns: int
+    outputs: int
+    references: tuple[Any, ...]
+    addresses: tuple[int, ...]
 
 
-def _nothing() -> None:
-    return None
+_known: dict[int, Any] = {}  # by the id of the first table: a _Known, or what the extension has instead
 
 
-_known: dict[Key, _Known] = {}
-
-
-def acdc(
-    x: Tensor,
-    a: Tensor,
-    d: Tensor,
-    bias: Tensor | None,
-    permutation: Tensor | None,
-    out_features: int,
-    relu: bool,
-    separable: bool,
-) -> Tensor | None:
-    """`native.acdc` of a matrix if `remember` has seen the tables and nothing is recorded; None if not."""
-    if type(x) is not Tensor or x.dim() != 2 or _grad_enabled() or not x.is_contiguous():
+def call_in_python(x: Tensor, outputs: int, settings: Hashable, *tables: Tensor | None) -> Tensor | None:
+    """The result of a call that `remember` has seen, if nothing is recorded; None if not."""
+    if type(x) is not Tensor or _grad_enabled():
         return None
-    rows, columns = x.shape
-    known = _known.get((id(d), columns, out_features, relu, separable))
-    if known is None:
-        return None
-    of_a, of_d, of_bias, of_permutation = known.tables
-    at_a, at_d, at_bias, at_permutation = known.pointers
-    if not (
-        of_a() is a
-        and of_d() is d
-        and of_bias() is bias
-        and of_permutation() is permutation
-        and a.data_ptr() == at_a
-        and d.data_ptr() == at_d
-        and (bias is None or bias.data_ptr() == at_bias)
-        and (permutation is None or permutation.data_ptr() == at_permutation)
-        and x.dtype is torch.float32
-        and x.is_cpu
-        and rows
-        and _tracing() is None
-        and not _transforms()
-        and not _modes()
-        and forward_ad._current_level < 0
+    known = _known.get(id(tables[0]))
+    if (
+        known is None
+        or len(tables) != len(known.references)
+        or outputs != known.outputs
+        or settings != known.settings
+        or _tracing() is not None
+        or _transforms()
+        or _modes()
+        or forward_ad._current_level >= 0
+        or x.dtype is not torch.float32
+        or not x.is_cpu
+        or not x.is_contiguous()
+        or not x.numel()
+        or x.shape[-1:] != (known.columns,)
     ):
         return None
-    y = _empty_like(x) if columns == out_features else x.new_empty((rows, out_features))
-    if error := known.call(known.address, x.data_ptr(), y.data_ptr(), rows, columns, out_features, _threads(), None):
+    for table, reference, address in zip(tables, known.references, known.addresses, strict=True):
+        if table is None:
+            if reference is not None:
+                return None
+        elif reference is None or reference() is not table or table.data_ptr() != address:
+            return None
+    y = _empty_like(x) if known.columns == outputs else x.new_empty((*x.shape[:-1], outputs))
+    rows = x.numel() // known.columns
+    error = known.forward(
+        ctypes.addressof(known.description), x.data_ptr(), y.data_ptr(), rows, known.columns, outputs, _threads(), None
+    )
+    if error:
         native.check(error)
     return y
 
 
 def remember(
+    function: str,
+    description: ctypes.Structure,
     x: Tensor,
-    a: Tensor,
-    d: Tensor,
-    bias: Tensor | None,
-    permutation: Tensor | None,
-    out_features: int,
-    relu: bool,
-    separable: bool,
+    outputs: int,
+    settings: Hashable,
+    *tables: Tensor | None,
 ) -> None:
-    """Keep the description of a cascade that `native` takes, so that `acdc` knows it; contiguous tables only."""
-    tables: tuple[Any, ...] = (a, d, bias, permutation)
-    if not _grad_enabled() and all(table is None or table.is_contiguous() for table in tables):
-        key = (id(d), x.shape[-1], out_features, relu, separable)
-        cascade, _ = native.describe_cascade(x.shape[-1], a, d, bias, permutation, out_features, relu, separable)
-        _known[key] = _Known(key, tables, cascade)
+    """Let `call` know a call of ``function``, which reads ``description``; where its tables are as that says."""
+    held = [table for table in tables if table is not None]
+    if _grad_enabled() or not all(type(t) in (Tensor, nn.Parameter) and t.is_contiguous() for t in held):
+        return
+    key = id(tables[0])
+
+    def forget(_: object) -> None:
+        _known.pop(key, None)
+
+    forward = getattr(native.loaded(), function)
+    references = tuple(None if table is None else weakref.ref(table, forget) for table in tables)
+    addresses = tuple(0 if table is None else table.data_ptr() for table in tables)
+    if _extension is None:
+        _known[key] = _Known(forward, description, settings, x.shape[-1], outputs, references, addresses)
+        return
+    _known[key] = _extension.describe(
+        ctypes.cast(forward, ctypes.c_void_p).value,
+        ctypes.addressof(description),
+        description,
+        settings,
+        x.shape[-1],
+        outputs,
+        references,
+        addresses,
+    )
+
+
+call = call_in_python
+if _extension is not None:
+    _extension.setup(
+        Tensor,
+        torch.float32,
+        _grad_enabled,
+        _tracing,
+        _transforms,
+        _modes,
+        forward_ad,
+        _threads,
+        _empty_like,
+        torch._C.TensorBase.data_ptr,
+        torch._C.TensorBase.is_contiguous,
+        _known,
+        native.check,
+    )
+    call = _extension.call

@@ -93,15 +93,30 @@ def _(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor 
 @torch.library.custom_op("compressor_kernels::csr_backward", mutates_args=(), device_types="cpu")
 def csr_backward(grad: Tensor, x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients by x and by the values."""
+    return run_csr_backward(grad, x, values, columns, lengths)
+
+
+def run_csr_backward(
+    grad: Tensor,
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    lengths: Tensor,
+    *,
+    by_x: bool = True,
+    by_values: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The gradients by x, ``grad W``, and by the values, ``gradᵀ x`` where W has entries; empty if not asked for."""
     tables = [table.contiguous() for table in (values, columns, lengths)]
     rows, grads = as_rows(x), as_rows(grad)
-    found = torch.empty(x.shape), torch.empty(values.shape)
+    found = torch.empty(x.shape if by_x else 0), torch.empty(values.shape if by_values else 0)
     check(
         loaded().ck_csr_backward_f32(
             ctypes.byref(matrix(x.shape[-1], [*tables, None])),
             rows.data_ptr(),
             grads.data_ptr(),
-            *(gradient.data_ptr() for gradient in found),
+            found[0].data_ptr() if by_x else None,
+            found[1].data_ptr() if by_values else None,
             len(rows),
             rows.stride(0),
             grads.stride(0),

@@ -91,18 +91,22 @@ static void acdc_forward(const AcdcCall& call) {
   const CosineView& plan = call.plan;
   float *h = call.scratch, *z = h + buffer_floats(plan), *tables = z + buffer_floats(plan);
   for (int64_t k = 0; k < c.k; k++) pack_member(c, plan, k, tables + k * member_floats(plan));
-  for (int64_t i = 0; i < 2 * W; i++) z[(plan.vectors - 2) * W + i] = 0.0f;  // the number beside an odd m
+  for (int64_t i = 0; i < 2 * W; i++)  // the number beside an odd m
+    h[(plan.vectors - 2) * W + i] = z[(plan.vectors - 2) * W + i] = 0.0f;
   const Pass& outer = plan.passes[0];
   for (int64_t row = 0; row < call.rows; row += W) {
     const int64_t rows = call.rows - row < W ? call.rows - row : W;
-    enter_rows(call.x + row * call.x_stride, rows, call.x_stride, c.columns_in, plan, h);
+    float *from = h, *to = z;
+    enter_rows(call.x + row * call.x_stride, rows, call.x_stride, c.columns_in, plan, from);
     for (int64_t k = 0; k < c.k; k++) {
       const Member member = packed_member(c, plan, k, tables);
-      first_pass({h, member.slot, member.a}, z, outer);
-      (plan.fused ? middle : middle_unfused)(plan, member.maps, z);
-      last_pass(z, h, outer, c.flags & CK_ACDC_RELU && k + 1 < c.k);
+      first_pass({from, member.slot, member.a}, to, outer);
+      (plan.fused ? middle : middle_unfused)(plan, member.maps, to);
+      last_pass(to, to, outer, c.flags & CK_ACDC_RELU && k + 1 < c.k);  // in place: a third buffer's lines less to fetch
+      float* const free = from;
+      from = to, to = free;
     }
-    leave_rows(h, plan, call.y + row * call.y_stride, rows, call.y_stride, c.columns_out);
+    leave_rows(from, plan, call.y + row * call.y_stride, rows, call.y_stride, c.columns_out);
   }
 }
 

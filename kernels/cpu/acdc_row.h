@@ -4,8 +4,8 @@
 // kept, so a change of a parameter is always seen, and a cold call reads little.
 #pragma once
 
-#include "butterfly.h"
 #include "gather.h"
+#include "outer.h"
 #include "table.h"
 
 namespace ck::CK_ISA {
@@ -26,96 +26,179 @@ CK_INLINE void load_ends(const RowView& plan, int64_t group, int64_t slot, const
     for (int i = 0; i < 4; i++) out[i][0] = values[plan.special[4 * slot + i]];
 }
 
-// z' = T^t (d T z + bias) for W quads at once.
-CK_INLINE void apply_ends(const float* t, const Ends& ends, bool has_bias, V& zr, V& zi, V& yr, V& yi) {
-  const V ar = load(t), ai = load(t + W), br = load(t + 2 * W), bi = load(t + 3 * W);
-  const V cr = load(t + 4 * W), ci = load(t + 5 * W), er = load(t + 6 * W), ei = load(t + 7 * W);
-  V x0 = (ar * zr - ai * zi + br * yr + bi * yi) * ends.d[0];
-  V x1 = (br * yi - ai * zr - ar * zi - bi * yr) * ends.d[1];
-  V x2 = (cr * zr - ci * zi + er * yr + ei * yi) * ends.d[2];
-  V x3 = (ci * zr + cr * zi + ei * yr - er * yi) * ends.d[3];
-  if (has_bias) x0 += ends.bias[0], x1 += ends.bias[1], x2 += ends.bias[2], x3 += ends.bias[3];
-  zr = ar * x0 - ai * x1 + cr * x2 + ci * x3;
-  zi = cr * x3 - ai * x0 - ar * x1 - ci * x2;
-  yr = br * x0 - bi * x1 + er * x2 + ei * x3;
-  yi = bi * x0 + br * x1 + ei * x2 - er * x3;
+// z' = T^t (d T z + bias) for W quads at once, T as row_plan.h takes it apart: iw, nu, and nu of the second half.
+template <bool HAS_BIAS>
+CK_INLINE void apply_ends(const float* t, const float* second, const Ends& ends, V& zr, V& zi, V& yr, V& yi) {
+  const V half = splat(0.707106781186547524f);
+  const V wr = load(t), wi = load(t + W), nr = load(t + 2 * W), ni = load(t + 3 * W);
+  const V mr = load(second), mi = load(second + W);
+  const V er = zr + yr, ei = zi - yi, gr = zr - yr, gi = zi + yi;
+  const V or_ = wr * gr - wi * gi, oi = wr * gi + wi * gr;
+  const V pr = er - or_, pi = ei - oi, qr = er + or_, qi = ei + oi;
+  const V rr = mr * qr - mi * qi, ri = mr * qi + mi * qr;
+  V x0 = nr * pr - ni * pi, x1 = nr * pi + ni * pr, x2 = (rr - ri) * half, x3 = (rr + ri) * half;
+  if constexpr (HAS_BIAS)  // x1 has the other sign
+    x0 = x0 * ends.d[0] + ends.bias[0], x1 = x1 * ends.d[1] - ends.bias[1], x2 = x2 * ends.d[2] + ends.bias[2],
+    x3 = x3 * ends.d[3] + ends.bias[3];
+  else
+    x0 *= ends.d[0], x1 *= ends.d[1], x2 *= ends.d[2], x3 *= ends.d[3];
+  const V s = (x2 + x3) * half, u = (x3 - x2) * half;
+  const V ar = nr * x0 + ni * x1, ai = nr * x1 - ni * x0, br = mr * s + mi * u, bi = mr * u - mi * s;
+  const V cr = ar + br, ci = ai + bi, dr = br - ar, di = bi - ai;
+  const V fr = wr * dr + wi * di, fi = wr * di - wi * dr;
+  zr = cr + fr, zi = ci + fi, yr = cr - fr, yi = fi - ci;
 }
 
-// W vectors of the columns' transform, times twist, turned around, and transformed across what were the lanes.
-CK_INLINE void across_lanes(const float* z, const float* twist, const int32_t* position, V* re, V* im) {
+// W vectors of the columns' transform, times twist, turned around, and transformed across what were the lanes; into
+// `line`, slot after slot.
+#if LANES == 8  // halves of vectors i and i + 4 are loaded together: half of turning them around
+CK_INLINE V load_halves(const float* low, const float* high) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_load_ps(low)), _mm_load_ps(high), 1);
+}
+
+CK_INLINE void store_halves(float* low, float* high, V v) {
+  _mm_store_ps(low, _mm256_castps256_ps128(v)), _mm_store_ps(high, _mm256_extractf128_ps(v, 1));
+}
+
+CK_INLINE void transpose_four(V v[4]) {
+  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
+  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
+  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
+  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
+}
+
+static void across_lanes(const float* z, const float* twist, const int32_t* position, float* line) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; half++) {
+    V re[4], im[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const float *low = z + int64_t{position[i]} + 4 * half, *high = z + int64_t{position[i + 4]} + 4 * half;
+      const V r = load_halves(low, high), m = load_halves(low + W, high + W);
+      const V c = load(twist + 2 * W * (4 * half + i)), s = load(twist + 2 * W * (4 * half + i) + W);
+      re[i] = r * c - m * s, im[i] = r * s + m * c;
+    }
+    transpose_four(re);
+    transpose_four(im);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) store(line + 2 * W * (4 * half + i), re[i]), store(line + 2 * W * (4 * half + i) + W, im[i]);
+  }
+  const auto get = [&](int i, V& re, V& im) __attribute__((always_inline)) {
+    re = load(line + 2 * W * i), im = load(line + 2 * W * i + W);
+  };
+  const auto put = [&](int i, V re, V im) __attribute__((always_inline)) {
+    store(line + 2 * W * i, re), store(line + 2 * W * i + W, im);
+  };
+  forward_eight_by_halves<false>(get, put, nullptr);
+}
+
+static void back_across_lanes(float* z, const float* twist, const int32_t* position, float* line) {
+  const auto get = [&](int i, V& re, V& im) __attribute__((always_inline)) {
+    re = load(line + 2 * W * i), im = load(line + 2 * W * i + W);
+  };
+  const auto put = [&](int i, V re, V im) __attribute__((always_inline)) {
+    store(line + 2 * W * i, re), store(line + 2 * W * i + W, im);
+  };
+  backward_eight_by_halves<false>(get, put, nullptr);
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; half++) {
+    V re[4], im[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) re[i] = load(line + 2 * W * (4 * half + i)), im[i] = load(line + 2 * W * (4 * half + i) + W);
+    transpose_four(re);
+    transpose_four(im);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      float *low = z + int64_t{position[i]} + 4 * half, *high = z + int64_t{position[i + 4]} + 4 * half;
+      const V c = load(twist + 2 * W * (4 * half + i)), s = load(twist + 2 * W * (4 * half + i) + W);
+      store_halves(low, high, re[i] * c + im[i] * s), store_halves(low + W, high + W, im[i] * c - re[i] * s);
+    }
+  }
+}
+#else
+static void across_lanes(const float* z, const float* twist, const int32_t* position, float* line) {
+  V re[W], im[W];
 #pragma GCC unroll 16
   for (int i = 0; i < W; i++) {
-    const int64_t at = 2 * W * int64_t{position[i]};
-    const V r = load(z + at), m = load(z + at + W), c = load(twist + at), s = load(twist + at + W);
+    const float *from = z + int64_t{position[i]}, *factor = twist + 2 * W * i;
+    const V r = load(from), m = load(from + W), c = load(factor), s = load(factor + W);
     re[i] = r * c - m * s, im[i] = r * s + m * c;
   }
   transpose(re);
   transpose(im);
   bf<W>(re, im);
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) store(line + 2 * W * i, re[i]), store(line + 2 * W * i + W, im[i]);
 }
 
-CK_INLINE void back_across_lanes(float* z, const float* twist, const int32_t* position, V* re, V* im) {
+static void back_across_lanes(float* z, const float* twist, const int32_t* position, float* line) {
+  V re[W], im[W];
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) re[i] = load(line + 2 * W * i), im[i] = load(line + 2 * W * i + W);
   bf<W>(im, re);
   transpose(re);
   transpose(im);
 #pragma GCC unroll 16
   for (int i = 0; i < W; i++) {
-    const int64_t at = 2 * W * int64_t{position[i]};
-    const V c = load(twist + at), s = load(twist + at + W);
-    store(z + at, re[i] * c + im[i] * s), store(z + at + W, im[i] * c - re[i] * s);
+    float* to = z + int64_t{position[i]};
+    const float* factor = twist + 2 * W * i;
+    const V c = load(factor), s = load(factor + W);
+    store(to, re[i] * c + im[i] * s), store(to + W, im[i] * c - re[i] * s);
+  }
+}
+#endif
+
+// In lane 0 of group 0 the pairs are others: this brings them to where the loop over slots expects them, and back.
+static void exchange_special(float* a, float* b, bool is_back) {
+  float kept[4 * W], *const of_b = kept + 2 * W;
+  for (int i = 0; i < 2 * W; i++) kept[i] = a[i * W], of_b[i] = b[i * W];
+  for (int i = 0; i < W; i++) {  // re and im of the slots below half, and of those above
+    const int above = W + i, next = W + (i + 2) % W;
+    if (is_back)
+      b[i * W] = kept[above], b[above * W] = of_b[i], a[next * W] = of_b[above];
+    else
+      a[above * W] = of_b[i], b[i * W] = of_b[above], b[above * W] = kept[next];
   }
 }
 
-// In lane 0 of group 0 the pairs are others: these exchanges bring them to where the loop over slots expects them.
-CK_INLINE void exchange_special(V a[W], V b[W]) {
-  constexpr int H = W / 2;
-  V na[W], nb[W];
-#pragma GCC unroll 16
-  for (int i = 0; i < H; i++) {
-    na[i] = a[i], na[H + i] = first_lane(b[i], a[H + i]);
-    nb[i] = first_lane(b[H + i], b[i]), nb[H + i] = first_lane(a[H + (i + 1) % H], b[H + i]);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) a[i] = na[i], b[i] = nb[i];
-}
-
-CK_INLINE void exchange_back(V a[W], V b[W]) {
-  constexpr int H = W / 2;
-  V na[W], nb[W];
-#pragma GCC unroll 16
-  for (int i = 0; i < H; i++) {
-    na[i] = a[i], nb[i] = first_lane(a[H + i], b[i]);
-    nb[H + i] = first_lane(b[i], b[H + i]), na[H + (i + 1) % H] = first_lane(b[H + i], a[H + (i + 1) % H]);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) a[i] = na[i], b[i] = nb[i];
-}
-
-template <bool IS_SPECIAL>
+template <bool IS_SPECIAL, bool HAS_BIAS>
 static void map_group(const RowView& plan, int64_t group, float* z, const float* d, const float* bias) {
   const int32_t* position = plan.position + 2 * W * group;
-  V ar[W], ai[W], br[W], bi[W];
-  across_lanes(z, plan.twist, position, ar, ai);
-  across_lanes(z, plan.twist, position + W, br, bi);
-  if (IS_SPECIAL) exchange_special(ar, br), exchange_special(ai, bi);
+  const float* twist = plan.twist + 4 * W * W * group;
+  alignas(64) float a[2 * W * W], b[2 * W * W];
+  across_lanes(z, twist, position, a);
+  across_lanes(z, twist + 2 * W * W, position + W, b);
+  if (IS_SPECIAL) exchange_special(a, b, false);
   for (int slot = 0; slot < W; slot++) {
     Ends ends;
     load_ends<IS_SPECIAL>(plan, group, slot, d, ends.d);
-    if (bias) load_ends<IS_SPECIAL>(plan, group, slot, bias, ends.bias);
-    const int far = W - 1 - slot;
-    apply_ends(plan.matrix + (group * W + slot) * 8 * W, ends, bias, ar[slot], ai[slot], br[far], bi[far]);
+    if (HAS_BIAS) load_ends<IS_SPECIAL>(plan, group, slot, bias, ends.bias);
+    const float* t = plan.matrix + (group * W + slot) * 4 * W;
+    float *near = a + 2 * W * slot, *far = b + 2 * W * (W - 1 - slot);
+    V zr = load(near), zi = load(near + W), yr = load(far), yi = load(far + W);
+    apply_ends<HAS_BIAS>(t, IS_SPECIAL && slot == 0 ? plan.second : t + 2 * W, ends, zr, zi, yr, yi);
+    store(near, zr), store(near + W, zi), store(far, yr), store(far + W, yi);
   }
-  if (IS_SPECIAL) exchange_back(ar, br), exchange_back(ai, bi);
-  back_across_lanes(z, plan.twist, position, ar, ai);
-  back_across_lanes(z, plan.twist, position + W, br, bi);
+  if (IS_SPECIAL) exchange_special(a, b, true);
+  back_across_lanes(z, twist, position, a);
+  back_across_lanes(z, twist + 2 * W * W, position + W, b);
+}
+
+template <bool HAS_BIAS>
+static void map_groups(const RowView& plan, float* z, const float* d, const float* bias) {
+  map_group<true, HAS_BIAS>(plan, 0, z, d, bias);
+  for (int64_t group = 1; group < plan.groups; group++) map_group<false, HAS_BIAS>(plan, group, z, d, bias);
 }
 
 // h, permuted and scaled, into z: four neighbours are re, im of one number of the first half and im, re of one of the
-// second half, which runs backwards.
+// second half, which runs backwards. Meanwhile the diagonal and the bias, `soon`, are fetched unless they are NULL: they
+// will be read in more places at once than the processor would foresee.
 template <class Get>
-CK_INLINE void enter_row(const RowView& plan, const float* a, float* z, const Get& get) {
+CK_INLINE void enter_row(const RowView& plan, const float* a, const float* const soon[2], float* z, const Get& get) {
   for (int64_t i = 0; i < plan.n; i += 4 * W) {
     V v[4];
+    if (soon[0])
+      for (int64_t line = 0; line < 4 * W; line += 16) fetch(soon[0] + i + line), fetch(soon[1] + i + line);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
       v[j] = get(i + j * W);
@@ -154,15 +237,18 @@ static void enter_member(const AcdcRowCall& call, int64_t k, const float* x, con
   const int64_t fixed = c.flags & CK_ACDC_FIRST_FIXED ? 1 : 0;
   const float* a = k >= fixed ? c.a + (k - fixed) * c.n : nullptr;
   const int64_t first = (k - 1) * c.n;
+  const float *d = c.d + k * c.n, *bias = c.bias ? c.bias + k * c.n : d;
+  const bool fetches = k || c.n > 1024;  // a short first member waits no longer than asking takes
+  const float* const soon[] = {fetches ? d : nullptr, bias};
   if (k == 0)
-    enter_row(call.plan, a, z, [&](int64_t i) { return load_part(x + i, c.columns_in - i); });
+    enter_row(call.plan, a, soon, z, [&](int64_t i) { return load_part(x + i, c.columns_in - i); });
   else if (!c.permutation)
-    enter_row(call.plan, a, z, [&](int64_t i) { return load(h + i); });
+    enter_row(call.plan, a, soon, z, [&](int64_t i) { return load(h + i); });
   else if (c.flags & CK_ACDC_INDEX_16)
-    enter_row(call.plan, a, z,
+    enter_row(call.plan, a, soon, z,
               [&](int64_t i) { return numbers_or_blocks(h, static_cast<const uint16_t*>(c.permutation) + first + i); });
   else
-    enter_row(call.plan, a, z,
+    enter_row(call.plan, a, soon, z,
               [&](int64_t i) { return numbers_or_blocks(h, static_cast<const int32_t*>(c.permutation) + first + i); });
 }
 
@@ -177,9 +263,11 @@ static void acdc_row_forward(const AcdcRowCall& call) {
     for (int64_t k = 0; k < c.k; k++) {
       enter_member(call, k, x, h, z);
       for (int64_t i = 0; i < plan.pass_count; i++) forward_pass(plan.passes[i], z, plan.length);
-      const float *d = c.d + k * c.n, *bias = c.bias ? c.bias + k * c.n : nullptr;
-      map_group<true>(plan, 0, z, d, bias);
-      for (int64_t group = 1; group < plan.groups; group++) map_group<false>(plan, group, z, d, bias);
+      const float* d = c.d + k * c.n;
+      if (c.bias)
+        map_groups<true>(plan, z, d, c.bias + k * c.n);
+      else
+        map_groups<false>(plan, z, d, nullptr);
       for (int64_t i = plan.pass_count; i-- > 0;) backward_pass(plan.passes[i], z, plan.length);
       if (k + 1 < c.k && c.flags & CK_ACDC_RELU)
         leave_row(plan, z, [&](int64_t i, V v) { store(h + i, relu(v)); });

@@ -32,7 +32,8 @@ std::string described(const char* op, int64_t n, int64_t batch) {
   const std::string structured = structured_path(op, n, batch, build.lanes);
   if (!structured.empty()) return name + structured;
   if (!CosinePlan::supports(n)) return name + " matrix";
-  const bool is_single = !std::strcmp(op, "acdc") && RowPlan::supports(n, build.lanes) && 2 * batch < build.lanes;
+  const bool is_single = !std::strcmp(op, "acdc") && RowPlan::supports(n, build.lanes) &&
+                         batch < build.lanes && single_rows(batch, build.lanes) == batch;
   if (is_single) {
     const RowPlan& plan = cached<RowPlan::Key, RowPlan>({n, build.lanes});
     return name + " fft " + passes_of(plan.passes) + "." + std::to_string(plan.lanes) + ", a row across lanes";

@@ -29,6 +29,9 @@ const Kernels& best() {
 #ifdef CK_HAS_sse4
       {true, sse4::table},
 #endif
+#ifdef CK_HAS_wide
+      {__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), wide::table},
+#endif
 #ifdef CK_HAS_neon
       {true, neon::table},
 #endif

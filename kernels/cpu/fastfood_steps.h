@@ -91,7 +91,7 @@ CK_INLINE V pieces(const float* h, const int32_t* from) {
 #if LANES == 16
   const __m256 low = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(h + from[0])), _mm_loadu_ps(h + from[1]), 1);
   const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(h + from[2])), _mm_loadu_ps(h + from[3]), 1);
-  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+  return joined(low, high);
 #elif LANES == 8
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(h + from[0])), _mm_loadu_ps(h + from[1]), 1);
 #else
@@ -101,10 +101,8 @@ CK_INLINE V pieces(const float* h, const int32_t* from) {
 
 CK_INLINE void put_pieces(float* h, const int32_t* to, V v) {
 #if LANES == 16
-  _mm_storeu_ps(h + to[0], _mm512_castps512_ps128(v));
-  _mm_storeu_ps(h + to[1], _mm512_extractf32x4_ps(v, 1));
-  _mm_storeu_ps(h + to[2], _mm512_extractf32x4_ps(v, 2));
-  _mm_storeu_ps(h + to[3], _mm512_extractf32x4_ps(v, 3));
+  _mm_storeu_ps(h + to[0], quarter<0>(v)), _mm_storeu_ps(h + to[1], quarter<1>(v));
+  _mm_storeu_ps(h + to[2], quarter<2>(v)), _mm_storeu_ps(h + to[3], quarter<3>(v));
 #elif LANES == 8
   _mm_storeu_ps(h + to[0], _mm256_castps256_ps128(v));
   _mm_storeu_ps(h + to[1], _mm256_extractf128_ps(v, 1));

@@ -25,7 +25,7 @@ CK_INLINE V numbers(const float* h, const Index* permutation) {
                                           four_numbers(h, permutation + 4), 1);
   const __m256 high = _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation + 8)),
                                            four_numbers(h, permutation + 12), 1);
-  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+  return joined(low, high);
 #elif LANES == 8
   return _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, permutation)), four_numbers(h, permutation + 4), 1);
 #else
@@ -53,7 +53,7 @@ CK_INLINE __m256 eight_numbers(const float* h, const Index* at) {
 template <class Index>
 CK_INLINE V numbers_or_blocks(const float* h, const Index* at) {
 #if LANES == 16
-  return _mm512_insertf32x8(_mm512_castps256_ps512(eight_numbers(h, at)), eight_numbers(h, at + 8), 1);
+  return joined(eight_numbers(h, at), eight_numbers(h, at + 8));
 #elif LANES == 8
   return eight_numbers(h, at);
 #else

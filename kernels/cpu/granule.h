@@ -15,11 +15,7 @@ constexpr int neighbours = W == 16 ? 16 : 8;  // vectors of the pass over neighb
 // 1, of which the compiler does not know it: x - y * opaque_one() takes the ports for products, which are idle.
 CK_INLINE V opaque_one() {
   V one = splat(1.0f);
-#if defined(__x86_64__)
-  asm("" : "+v"(one));
-#else
-  asm("" : "+w"(one));
-#endif
+  hide(one);
   return one;
 }
 

@@ -73,19 +73,23 @@ CK_INLINE void first_tile(const float* x, int64_t x_stride, int64_t columns, con
 template <int R>
 static __attribute__((noinline)) void first_stage(const ck_monarch& m, const float* x, int64_t x_stride,
                                                   const float* first, float* h, int64_t h_stride) {
-  const int64_t width = m.rank * padded_classes(m.blocks);
+  const int64_t width = m.rank * padded_classes(m.blocks), next = m.blocks * m.rank * W;
   for (int64_t i = 0; i < m.blocks; i++) {
     const int64_t left = m.columns_in - i * m.p, columns = left < 0 ? 0 : left < m.p ? left : m.p;
     const float *from = x + i * m.p, *weights = first + i * m.p * width;
-    const auto place = [&](int64_t v) { return (v / m.rank * m.blocks * m.rank + i * m.rank + v % m.rank) * W; };
-    int64_t v = 0;
+    int64_t v = 0, rank = 0, place = i * m.rank * W;  // of vector v: the classes' group, the block, the rank
+    const auto take = [&]() __attribute__((always_inline)) {
+      const int64_t at = place + rank * W;
+      if (++rank == m.rank) rank = 0, place += next;
+      return at;
+    };
     for (; v + tile_vectors <= width / W; v += tile_vectors) {
       int64_t to[tile_vectors];
-      for (int n = 0; n < tile_vectors; n++) to[n] = place(v + n);
+      for (int n = 0; n < tile_vectors; n++) to[n] = take();
       first_tile<R, tile_vectors>(from, x_stride, columns, weights + v * W, width, to, h, h_stride);
     }
     for (; v < width / W; v++) {
-      const int64_t to = place(v);
+      const int64_t to = take();
       first_tile<R, 1>(from, x_stride, columns, weights + v * W, width, &to, h, h_stride);
     }
   }
@@ -132,6 +136,16 @@ CK_INLINE void second_outputs(const ck_monarch& m, const float* h, int64_t h_str
   V total[R][U];
   const int64_t count = m.blocks * m.rank;
   second_tile<R, U>(h + j * count, h_stride, count, second + (j * m.q + u * W) * count, total);
+  if (__builtin_expect(m.blocks - j >= W && m.columns_out - (u + U - 1) * m.blocks - j >= W, 1)) {  // whole vectors
+#pragma GCC unroll 4
+    for (int n = 0; n < U; n++) {
+      const int64_t at = (u + n) * m.blocks + j;
+      const V bias = m.bias ? loadu(m.bias + at) : zero();
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) storeu(y + r * y_stride + at, total[r][n] + bias);
+    }
+    return;
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -211,6 +225,8 @@ static void monarch(const MonarchCall& c) {
   int64_t row = 0;
   if (c.first)
     for (; row + tile_rows <= c.rows; row += tile_rows) monarch_rows<tile_rows>(c, row);
+  for (; c.first && row + 4 <= c.rows; row += 4) monarch_rows<4>(c, row);
+  for (; c.first && row + 2 <= c.rows; row += 2) monarch_rows<2>(c, row);
   for (; row < c.rows; row++) {
     if (c.first) monarch_rows<1>(c, row);
     else monarch_row(*c.stack, c.x + row * c.x_stride, c.y + row * c.y_stride, c.scratch);

@@ -55,7 +55,7 @@ struct Matrices {
 int fast(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* pool) {
   const Kernels& build = kernels();
   const bool can_single = RowPlan::supports(c.cascade->n, build.lanes);
-  const int64_t rest = rows % build.lanes, singles = can_single && 2 * rest < build.lanes ? rest : 0;
+  const int64_t singles = can_single ? single_rows(rows, build.lanes) : 0;
   if (rows > singles) {
     const CosineView plan = cached<CosinePlan::Key, CosinePlan>({c.cascade->n, build.radix}).view();
     for_rows(pool, threads, rows - singles, build.lanes, [&](int64_t first, int64_t last) {

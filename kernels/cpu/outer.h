@@ -27,7 +27,7 @@ CK_INLINE void untwiddle(V& re, V& im, const float* twiddles) {
 
 // Eight complex vectors and their twiddle factors do not fit in 16 registers: the sums t_i + t_{i+4} are finished first,
 // the differences kept in memory meanwhile. The barrier keeps the compiler from doing both at once and spilling.
-template <class Get, class Put>
+template <bool HAS_TWIDDLES = true, class Get, class Put>
 CK_INLINE void forward_eight_by_halves(const Get& get, const Put& put, const float* t) {
   V re[4], im[4], yr, yi;
   alignas(64) float kept[8 * W];
@@ -38,7 +38,7 @@ CK_INLINE void forward_eight_by_halves(const Get& get, const Put& put, const flo
     re[i] += yr, im[i] += yi;
   }
   bf<4>(re, im);
-  twiddle<2>(re[1], im[1], t), twiddle<4>(re[2], im[2], t), twiddle<6>(re[3], im[3], t);
+  if (HAS_TWIDDLES) twiddle<2>(re[1], im[1], t), twiddle<4>(re[2], im[2], t), twiddle<6>(re[3], im[3], t);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) put(2 * i, re[i], im[i]);
   asm volatile("" : : "r"(kept) : "memory");
@@ -50,24 +50,29 @@ CK_INLINE void forward_eight_by_halves(const Get& get, const Put& put, const flo
   const V r3 = half * (im[3] - re[3]), i3 = -half * (re[3] + im[3]);
   re[1] = r1, im[1] = i1, re[2] = r2, im[2] = i2, re[3] = r3, im[3] = i3;
   bf<4>(re, im);
-  twiddle<1>(re[0], im[0], t), twiddle<3>(re[1], im[1], t), twiddle<5>(re[2], im[2], t), twiddle<7>(re[3], im[3], t);
+  if (HAS_TWIDDLES) {
+    twiddle<1>(re[0], im[0], t), twiddle<3>(re[1], im[1], t);
+    twiddle<5>(re[2], im[2], t), twiddle<7>(re[3], im[3], t);
+  }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) put(2 * i + 1, re[i], im[i]);
 }
 
-template <class Get, class Put>
+template <bool HAS_TWIDDLES = true, class Get, class Put>
 CK_INLINE void backward_eight_by_halves(const Get& get, const Put& put, const float* t) {
   V re[4], im[4];
   alignas(64) float kept[8 * W];
   get(0, re[0], im[0]), get(2, re[1], im[1]), get(4, re[2], im[2]), get(6, re[3], im[3]);
-  untwiddle<2>(re[1], im[1], t), untwiddle<4>(re[2], im[2], t), untwiddle<6>(re[3], im[3], t);
+  if (HAS_TWIDDLES) untwiddle<2>(re[1], im[1], t), untwiddle<4>(re[2], im[2], t), untwiddle<6>(re[3], im[3], t);
   bf<4>(im, re);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) store(kept + 2 * W * i, re[i]), store(kept + 2 * W * i + W, im[i]);
   asm volatile("" : : "r"(kept) : "memory");
   get(1, re[0], im[0]), get(3, re[1], im[1]), get(5, re[2], im[2]), get(7, re[3], im[3]);
-  untwiddle<1>(re[0], im[0], t), untwiddle<3>(re[1], im[1], t);
-  untwiddle<5>(re[2], im[2], t), untwiddle<7>(re[3], im[3], t);
+  if (HAS_TWIDDLES) {
+    untwiddle<1>(re[0], im[0], t), untwiddle<3>(re[1], im[1], t);
+    untwiddle<5>(re[2], im[2], t), untwiddle<7>(re[3], im[3], t);
+  }
   bf<4>(im, re);
   const float half = 0.707106781186547524f;
   const V r1 = half * (re[1] - im[1]), i1 = half * (im[1] + re[1]);  // times exp(+i pi / 4)

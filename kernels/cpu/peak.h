@@ -15,13 +15,8 @@ static int fma_rounds(int64_t count) {
   for (int64_t round = 0; round < count; round++) {
 #pragma GCC unroll 10
     for (int i = 0; i < CHAINS; i++) sum[i] = sum[i] * factor + term;
-#if defined(__x86_64__)
 #pragma GCC unroll 10
-    for (int i = 0; i < CHAINS; i++) asm volatile("" : "+v"(sum[i]));
-#else
-#pragma GCC unroll 10
-    for (int i = 0; i < CHAINS; i++) asm volatile("" : "+w"(sum[i]));
-#endif
+    for (int i = 0; i < CHAINS; i++) hide(sum[i]);
   }
   return 2 * CHAINS * W;
 }

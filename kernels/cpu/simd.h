@@ -30,9 +30,24 @@ CK_INLINE void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
 CK_INLINE V loadu(const float* p) { return *reinterpret_cast<const VU*>(p); }
 CK_INLINE void storeu(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
 
+// Hides from the compiler what v is.
+CK_INLINE void hide(V& v) {
+#if defined(__aarch64__)
+  asm volatile("" : "+w"(v));
+#elif LANES == 16 && !defined(__AVX512F__)
+  asm volatile("" : "+m"(v));
+#else
+  asm volatile("" : "+v"(v));
+#endif
+}
+
+CK_INLINE void fetch(const float* p) { __builtin_prefetch(p); }  // into the cache, for later; p may be anywhere
+
 CK_INLINE V splat(float s) {
-#if LANES == 16
+#ifdef __AVX512F__
   return _mm512_set1_ps(s);
+#elif LANES == 16  // 16 lanes without AVX-512, for tests: two registers each
+  return s - V{};
 #elif LANES == 8
   return _mm256_set1_ps(s);
 #elif defined(__x86_64__)
@@ -41,6 +56,30 @@ CK_INLINE V splat(float s) {
   return vdupq_n_f32(s);
 #endif
 }
+
+#if LANES == 16
+CK_INLINE V joined(__m256 low, __m256 high) {
+#ifdef __AVX512F__
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#else
+  const __m256 both[2] = {low, high};
+  V v;
+  memcpy(&v, both, sizeof v);
+  return v;
+#endif
+}
+
+template <int P>
+CK_INLINE __m128 quarter(V v) {
+#ifdef __AVX512F__
+  return _mm512_extractf32x4_ps(v, P);
+#else
+  __m128 parts[4];
+  memcpy(parts, &v, sizeof v);
+  return parts[P];
+#endif
+}
+#endif
 
 CK_INLINE V zero() { return splat(0.0f); }
 

@@ -59,7 +59,7 @@ struct RowView {
   const float* twist;
   const int32_t* position;
   int64_t groups;
-  const float* matrix;
+  const float *matrix, *second;
   const int32_t* special;
 };
 
@@ -178,6 +178,10 @@ const Kernels& table();
 const StructuredKernels& structured_table();
 }
 namespace avx512 {
+const Kernels& table();
+const StructuredKernels& structured_table();
+}
+namespace wide {
 const Kernels& table();
 const StructuredKernels& structured_table();
 }

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import reason
-from compressor.prefix import Stepwise
 from compressor_converters.onnx_in.maps import DenseMap, find_maps
 from compressor_converters.onnx_in.read import OnnxFile, as_tensor
 from compressor_converters.onnx_in.steps import Call, cut, find_activations, last_reads, name_activations
 from compressor_converters.onnx_in.torch_run import NoGradientError, TorchRun
 from compressor_converters.onnx_in.view import View, subgraphs
+from compressor_converters.stepwise import Stepwise
 
 _TORCH = {
     np.dtype(one): kind

@@ -1,0 +1,237 @@
+/* A small call of a kernel from Python at the cost of its checks: `compressor_kernels._quick`.
+ *
+ * One row takes a microsecond or two in a kernel; as Python and ctypes, asking its tensors what they are takes four times
+ * that. This module asks the same questions (quick.py has them in Python too) by the C interface of Python, and calls the
+ * kernel by its address. Python's limited interface alone, no headers of torch: one build serves all versions.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000 /* 3.11 */
+#include <Python.h>
+#include <stdint.h>
+
+enum { MOST_TABLES = 4 };
+
+typedef int (*Forward)(const void* description, const void* x, void* y, int64_t rows, int64_t x_stride, int64_t y_stride,
+                       int64_t threads, const void* pool);
+
+/* A call that was made before. The tables are known weakly, by where they were. */
+typedef struct {
+  Forward forward;
+  const void* description;
+  PyObject* kept;     /* owns the description */
+  PyObject* settings; /* what else the caller must give again */
+  int64_t columns, outputs;
+  Py_ssize_t count;
+  PyObject* references[MOST_TABLES]; /* weak references, or None */
+  void* addresses[MOST_TABLES];
+} Known;
+
+/* What `setup` was given: of torch, then of quick.py. */
+static PyObject *Tensor, *float32, *is_grad_enabled, *tracing_state, *has_transforms, *count_modes, *forward_ad,
+    *count_threads, *empty_like, *data_ptr, *is_contiguous, *known_calls, *check;
+static PyObject *text_current_level, *text_dtype, *text_is_cpu, *text_shape, *text_new_empty; /* made by PyInit__quick */
+
+static void free_known(PyObject* capsule) {
+  Known* known = PyCapsule_GetPointer(capsule, NULL);
+  for (Py_ssize_t i = 0; i < known->count; i++) Py_XDECREF(known->references[i]);
+  Py_XDECREF(known->settings);
+  Py_XDECREF(known->kept);
+  PyMem_Free(known);
+}
+
+static PyObject* describe(PyObject* self, PyObject* arguments) {
+  (void)self;
+  Py_ssize_t forward, description;
+  long long columns, outputs;
+  PyObject *kept, *settings, *references, *addresses;
+  if (!PyArg_ParseTuple(arguments, "nnOOLLO!O!", &forward, &description, &kept, &settings, &columns, &outputs,
+                        &PyTuple_Type, &references, &PyTuple_Type, &addresses))
+    return NULL;
+  const Py_ssize_t count = PyTuple_Size(references);
+  if (count < 1 || count > MOST_TABLES || PyTuple_Size(addresses) != count) {
+    PyErr_Format(PyExc_ValueError, "a call takes 1 to %d tables, not %zd", MOST_TABLES, count);
+    return NULL;
+  }
+  Known* known = PyMem_Calloc(1, sizeof(Known));
+  if (!known) return PyErr_NoMemory();
+  known->forward = (Forward)forward, known->description = (const void*)description;
+  known->kept = Py_NewRef(kept), known->settings = Py_NewRef(settings);
+  known->columns = columns, known->outputs = outputs, known->count = count;
+  for (Py_ssize_t i = 0; i < count; i++) {
+    known->references[i] = Py_NewRef(PyTuple_GetItem(references, i));
+    known->addresses[i] = PyLong_AsVoidPtr(PyTuple_GetItem(addresses, i));
+  }
+  PyObject* capsule = PyCapsule_New(known, NULL, free_known);
+  if (!capsule) PyMem_Free(known);
+  return capsule;
+}
+
+/* Whether `function(argument)` is `wanted`, which lives for ever; -1 for an exception. */
+static int answers(PyObject* function, PyObject* argument, PyObject* wanted) {
+  PyObject* found = argument ? PyObject_CallFunctionObjArgs(function, argument, NULL) : PyObject_CallNoArgs(function);
+  if (!found) return -1;
+  Py_DECREF(found);
+  return found == wanted;
+}
+
+static int has_attribute(PyObject* object, PyObject* name, PyObject* wanted) {
+  PyObject* found = PyObject_GetAttr(object, name);
+  if (!found) return -1;
+  Py_DECREF(found);
+  return found == wanted;
+}
+
+/* The number that an attribute holds, or a call gives; -2 with an exception set. */
+static long number(PyObject* found) {
+  if (!found) return -2;
+  const long value = PyLong_AsLong(found);
+  Py_DECREF(found);
+  return value == -1 && PyErr_Occurred() ? -2 : value;
+}
+
+static void* address(PyObject* tensor) {
+  PyObject* found = PyObject_CallFunctionObjArgs(data_ptr, tensor, NULL);
+  if (!found) return NULL;
+  void* at = PyLong_AsVoidPtr(found);
+  Py_DECREF(found);
+  return at;
+}
+
+/* Whether the tables are those of before, in the same memory; -1 for an exception. */
+static int are_known(const Known* known, PyObject* const* tables, Py_ssize_t count) {
+  if (count != known->count) return 0;
+  for (Py_ssize_t i = 0; i < count; i++) {
+    if (known->references[i] == Py_None || tables[i] == Py_None) {
+      if (known->references[i] != tables[i]) return 0;
+      continue;
+    }
+    if (PyWeakref_GetObject(known->references[i]) != tables[i]) return 0;
+    if (address(tables[i]) != known->addresses[i]) return PyErr_Occurred() ? -1 : 0;
+  }
+  return 1;
+}
+
+/* Whether nobody looks at what is computed: no trace, no transformation, no mode; -1 for an exception. */
+static int is_plain(void) {
+  int answer = answers(tracing_state, NULL, Py_None);
+  if (answer == 1) answer = answers(has_transforms, NULL, Py_False);
+  if (answer != 1) return answer;
+  const long modes = number(PyObject_CallNoArgs(count_modes));
+  if (modes) return modes == -2 ? -1 : 0;
+  const long level = number(PyObject_GetAttr(forward_ad, text_current_level));
+  return level == -2 ? -1 : level < 0;
+}
+
+/* How many rows a tensor of float32 in the CPU's memory has, all in order; 0 where it is another, -1 for an exception. */
+static int64_t rows_of(PyObject* x, const Known* known, PyObject** shape) {
+  int answer = has_attribute(x, text_dtype, float32);
+  if (answer == 1) answer = has_attribute(x, text_is_cpu, Py_True);
+  if (answer == 1) answer = answers(is_contiguous, x, Py_True);
+  if (answer != 1) return answer;
+  if (!(*shape = PyObject_GetAttr(x, text_shape))) return -1;
+  const Py_ssize_t sides = PyTuple_Size(*shape);
+  int64_t rows = sides > 0;
+  for (Py_ssize_t i = 0; i < sides; i++) {
+    const long long side = PyLong_AsLongLong(PyTuple_GetItem(*shape, i));
+    if (side == -1 && PyErr_Occurred()) return -1;
+    if (i + 1 < sides) rows *= side;
+    else if (side != known->columns) return 0;
+  }
+  return rows;
+}
+
+/* Room for the result: like x, but for the last side. */
+static PyObject* make_result(PyObject* x, PyObject* shape, const Known* known) {
+  if (known->columns == known->outputs) return PyObject_CallFunctionObjArgs(empty_like, x, NULL);
+  const Py_ssize_t sides = PyTuple_Size(shape);
+  PyObject* sizes = PyTuple_New(sides);
+  if (!sizes) return NULL;
+  for (Py_ssize_t i = 0; i < sides; i++) {
+    PyObject* side = i + 1 < sides ? Py_NewRef(PyTuple_GetItem(shape, i)) : PyLong_FromLongLong(known->outputs);
+    PyTuple_SetItem(sizes, i, side);
+  }
+  PyObject* y = PyObject_CallMethodObjArgs(x, text_new_empty, sizes, NULL);
+  Py_DECREF(sizes);
+  return y;
+}
+
+static PyObject* run(const Known* known, PyObject* x) {
+  PyObject *shape = NULL, *y = NULL;
+  const int64_t rows = rows_of(x, known, &shape);
+  if (rows > 0) y = make_result(x, shape, known);
+  Py_XDECREF(shape);
+  if (rows == 0) return Py_NewRef(Py_None);
+  if (rows < 0 || !y) return NULL;
+  const long threads = number(PyObject_CallNoArgs(count_threads));
+  const void* from = threads == -2 ? NULL : address(x);
+  void* to = from ? address(y) : NULL;
+  if (!to) {
+    Py_DECREF(y);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+  }
+  PyThreadState* state = PyEval_SaveThread();
+  const int error = known->forward(known->description, from, to, rows, known->columns, known->outputs, threads, NULL);
+  PyEval_RestoreThread(state);
+  if (!error) return y;
+  Py_DECREF(y);
+  PyObject* said = PyObject_CallFunction(check, "i", error);  /* raises */
+  return said;
+}
+
+/* call(x, outputs, settings, *tables) */
+static PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  (void)self;
+  if (count < 4) {
+    PyErr_Format(PyExc_TypeError, "call takes x, outputs, settings and tables, not %zd arguments", count);
+    return NULL;
+  }
+  PyObject *x = arguments[0], *settings = arguments[2];
+  if ((PyObject*)Py_TYPE(x) != Tensor) return Py_NewRef(Py_None);
+  int answer = answers(is_grad_enabled, NULL, Py_False);
+  if (answer != 1) return answer < 0 ? NULL : Py_NewRef(Py_None);
+  PyObject* key = PyLong_FromVoidPtr(arguments[3]);
+  if (!key) return NULL;
+  PyObject* capsule = PyDict_GetItemWithError(known_calls, key);
+  Py_DECREF(key);
+  if (!capsule) return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+  Py_INCREF(capsule);  /* another thread may replace it */
+  const Known* known = PyCapsule_GetPointer(capsule, NULL);
+  answer = known ? are_known(known, arguments + 3, count - 3) : -1;
+  if (answer == 1) answer = PyLong_AsLongLong(arguments[1]) == known->outputs ? 1 : PyErr_Occurred() ? -1 : 0;
+  if (answer == 1 && settings != known->settings) answer = PyObject_RichCompareBool(settings, known->settings, Py_EQ);
+  if (answer == 1) answer = is_plain();
+  PyObject* y = answer == 1 ? run(known, x) : answer ? NULL : Py_NewRef(Py_None);
+  Py_DECREF(capsule);
+  return y;
+}
+
+static PyObject* setup(PyObject* self, PyObject* arguments) {
+  (void)self;
+  PyObject** const places[] = {&Tensor, &float32, &is_grad_enabled, &tracing_state, &has_transforms, &count_modes,
+                               &forward_ad, &count_threads, &empty_like, &data_ptr, &is_contiguous, &known_calls, &check};
+  const Py_ssize_t count = sizeof places / sizeof *places;
+  if (PyTuple_Size(arguments) != count) {
+    PyErr_Format(PyExc_TypeError, "setup takes %zd arguments", count);
+    return NULL;
+  }
+  for (Py_ssize_t i = 0; i < count; i++) *places[i] = Py_NewRef(PyTuple_GetItem(arguments, i));
+  return Py_NewRef(Py_None);
+}
+
+static PyMethodDef methods[] = {
+    {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, "The result of a call that is known; None if it is not."},
+    {"describe", describe, METH_VARARGS, "What `call` must know of a call."},
+    {"setup", setup, METH_VARARGS, "Once, before the first call: what of torch is asked."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_quick", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__quick(void) {
+  text_current_level = PyUnicode_InternFromString("_current_level");
+  text_dtype = PyUnicode_InternFromString("dtype");
+  text_is_cpu = PyUnicode_InternFromString("is_cpu");
+  text_shape = PyUnicode_InternFromString("shape");
+  text_new_empty = PyUnicode_InternFromString("new_empty");
+  return PyErr_Occurred() ? NULL : PyModule_Create(&module);
+}
