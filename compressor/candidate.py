@@ -39,6 +39,7 @@ from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
 BATCHES = (1, 32)
+_LONG = 4  # a batch that many times what goes through together otherwise is not timed
 _TIMING_SECONDS = 0.75  # for each candidate, runtime and batch size
 _TIMING_ROUNDS = 100  # of some milliseconds each: enough for quick networks
 FILES = ("model.safetensors", "model.onnx", "model.onnx.data", "model.pt2")
@@ -104,6 +105,9 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
     most = _TIMING_ROUNDS if seconds is None else None
     with case.progress("measure", 2 * len(BATCHES)) as advance, one_thread(), torch.inference_mode():
         for rows in BATCHES:
+            if rows > _LONG * case.examples_at_once:
+                _note(candidates, f"not timed at batch {rows}: each example is long")
+                continue
             inputs = tuple(x.cpu() for x in case.inputs(rows))
             models = {c.name: c.model for c in candidates if c.model is not None}
             runs = {name: _torch_run(m, inputs) for name, m in models.items() if not isinstance(m, OnnxNetwork)}
@@ -118,9 +122,13 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
                     sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
                     _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
             except RoomError as error:
-                for candidate in candidates:
-                    candidate.notes.append(f"not timed at batch {rows}: {error}")
+                _note(candidates, f"not timed at batch {rows}: {error}")
             advance(1)
+
+
+def _note(candidates: Sequence[Candidate], text: str) -> None:
+    for candidate in candidates:
+        candidate.notes.append(text)
 
 
 def _room(case: Case, inputs: tuple[Tensor, ...]) -> contextlib.AbstractContextManager[None]:
@@ -200,7 +208,7 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
     run = _runner(case, candidate)
     data = case.eval_data
     if data is not None and data.has_labels:
-        found = evaluate(run, data, case.recipe.metric)
+        found = evaluate(run, data, case.recipe.metric, case.examples_at_once)
         entry: dict[str, Any] = {
             "metric": found.metric,
             "value": found.value,
@@ -210,7 +218,7 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
             entry |= {"accuracy": found.value, "error": 1 - found.value}
         return entry
     if data is not None:
-        return {"fidelity": fidelity(_torch_runner(case.model), run, data)}
+        return {"fidelity": fidelity(_torch_runner(case.model), run, data, case.examples_at_once)}
     return {}
 
 

@@ -21,7 +21,7 @@ from compressor.measure import check_metric
 from compressor.plan import Plan, make_plan, matches, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
-from compressor.sites import Run, Site, device_of, find_runs, find_sites
+from compressor.sites import Run, Site, device_of, examples_at_once, find_runs, find_sites
 from compressor_converters.calling import call_in_order, given_names
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
@@ -98,6 +98,11 @@ class Case:
         inside = [f"{name}.*" for name in self.kinds if matches(name, patterns) and name not in self.sites]
         kept = [one for one in patterns if fnmatch.filter(self.sites, one) or not fnmatch.filter(self.kinds, one)]
         return (*kept, *inside)
+
+    @property
+    def examples_at_once(self) -> int:
+        """How many examples are run together where the results do not depend on it."""
+        return examples_at_once(self.sites.values(), self.example or ())
 
     def inputs(self, rows: int) -> tuple[Tensor, ...]:
         """``rows`` rows of input: of the data where there is any, else the example's, repeated as needed."""
