@@ -315,7 +315,8 @@ def _joins(one: DenseMap, other: DenseMap) -> bool:
 
 def _input(value: onnx.ValueInfoProto) -> Input:
     kind = value.type.tensor_type
-    dtype = _TORCH.get(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))) if kind.elem_type else None
+    is_known = kind.elem_type in onnx.TensorProto.DataType.values() and kind.elem_type != onnx.TensorProto.UNDEFINED
+    dtype = _TORCH.get(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))) if is_known else None
     if dtype is None:
         raise ValueError(f"its input '{value.name}' is no tensor of numbers")
     sizes = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
