@@ -376,7 +376,7 @@ def test_peepholes_computed_weights_and_wrong_sizes_are_left_as_they_are(tmp_pat
     computed.graph.node.insert(1, helper.make_node("Mul", ["w", "factor"], ["w_now"]))
     computed.graph.node[2].input[1] = "w_now"
     computed.graph.input.append(helper.make_tensor_value_info("factor", TensorProto.FLOAT, [1]))
-    wrong = recurrent("LSTM")
+    wrong = recurrent("LSTM", bias=False)
     wrong.graph.node[1].attribute[1].i = HIDDEN + 1
     for proto, why in ((with_peepholes, "peepholes"), (computed, "computed"), (wrong, "sizes")):
         path = tmp_path / "net.onnx"

@@ -1,7 +1,7 @@
 """A recurrent node with structured maps, written: the input map over all steps at once, then a Scan over time.
 
-The body of the Scan is one step, with the recurrent map in it; what is constant there is computed outside, once. With a
-step of many small operators this is slower than the one node that it stands for, until the maps are large.
+The body of the Scan is one step, with the recurrent map in it; what is constant there is computed outside, once. For
+small maps this is slower than the one node that it stands for: each operator of a step is called anew.
 """
 
 from __future__ import annotations
