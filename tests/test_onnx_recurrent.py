@@ -20,6 +20,7 @@ from compressor.prefix import rows_at
 from compressor.sites import find_sites
 from compressor.stream import stream
 from compressor_converters.onnx_in import OnnxNetwork, check_untouched, macs_outside, read_onnx, save_network
+from compressor_converters.onnx_in.maps import unique_names
 from compressor_converters.onnx_in.operators import OPERATORS
 from compressor_converters.onnx_in.recurrent import GATES
 
@@ -341,6 +342,11 @@ def test_weights_that_something_else_reads_or_that_two_nodes_share_are_seen_as_t
     assert tied == {
         "rnn.ih": "read_by_Gather_2", "rnn.hh": "again.hh", "again.ih": None, "again.hh": "rnn.hh"
     }  # fmt: skip
+
+
+def test_no_module_is_put_inside_of_a_map_or_of_a_node_that_is_opened() -> None:
+    assert unique_names(["lstm", "fc.act", "fc"], ["fc"]) == ["lstm", "fc_act", "fc_2"]
+    assert unique_names(["lstm"], ["lstm.out"]) == ["lstm_map"]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
