@@ -210,9 +210,11 @@ def test_gradients_are_those_of_the_node_written_in_torch(kind: str, tmp_path: P
     node, weights = network.view.nodes[1], [torch.from_numpy(network.view.value(name).copy()) for name in "wrb"]
     for one in weights:
         one.requires_grad_(True)
-    OPERATORS[kind](node, 17, 2 * x, *weights)[0].square().sum().backward()
+    twin = x.clone().requires_grad_(True)
+    OPERATORS[kind](node, 17, 2 * twin, *weights)[0].square().sum().backward()
     module = network.opened_node(network.loops[0]).requires_grad_(True)
-    network._run([x])["y"].square().sum().backward()
+    network._run([x.requires_grad_(True)])["y"].square().sum().backward()
+    torch.testing.assert_close(x.grad, twin.grad)  # what layers before the node are trained by
     for d, end in enumerate(("", "_reverse")):
         for i, name in enumerate(("ih", "hh")):
             torch.testing.assert_close(module.map(name + end).weight.grad, weights[i].grad[d])
