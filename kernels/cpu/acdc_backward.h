@@ -143,13 +143,14 @@ template <bool IS_MOVED, bool IS_SCALED>
 static void back_scale(const CosineView& plan, const Member& member, const float* h, const float* s, float* g, float* ga) {
   const Pass& outer = plan.passes[0];
   for (int64_t part = 0, i = 0; part < outer.radix; part++) {
-    for (int64_t j = 0; j < 2 * outer.step; j += 2, i += 2) {
+    for (int64_t j = 0; j < outer.step; j++, i += 2) {
       V product[2];
       for (int c = 0; c < 2; c++) {
-        const int64_t at = 2 * outer.stride * part + j + c, slot = IS_MOVED ? int64_t{member.slot[i + c]} : W * at;
+        const int64_t at = 2 * (outer.stride * part + j) + c, entry = 2 * (outer.radix * j + part) + c;
+        const int64_t slot = IS_MOVED ? int64_t{member.slot[entry]} : W * at;
         const V v = load(s + W * at);
         product[c] = v * load(h + slot);
-        store(g + slot, IS_SCALED ? v * splat(member.a[i + c]) : v);
+        store(g + slot, IS_SCALED ? v * splat(member.a[entry]) : v);
       }
       if (IS_SCALED) {
         float sums[4] = {};
