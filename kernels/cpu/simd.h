@@ -92,10 +92,10 @@ CK_INLINE __m128 quarter(V v) {
 
 CK_INLINE V zero() { return splat(0.0f); }
 
-// ReLU as torch has it: NaN stays NaN.
+// ReLU as torch has it: NaN stays NaN. Of two numbers with a NaN among them, max is the second.
 CK_INLINE V relu(V x) {
 #ifdef __AVX512F__
-  return _mm512_max_ps(zero(), x);  // of a NaN and a number the second operand
+  return _mm512_maskz_max_ps(static_cast<__mmask16>(-1), zero(), x);  // the unmasked one: a warning in GCC's header
 #elif LANES == 8
   return _mm256_max_ps(zero(), x);
 #else
