@@ -43,9 +43,10 @@ static void pack_member(const ck_acdc& c, const CosineView& plan, int64_t k, flo
   const int64_t n = plan.n, fixed = c.flags & CK_ACDC_FIRST_FIXED ? 1 : 0, first = (k - 1) * n;
   pack_maps(plan, c.d + k * n, c.bias ? c.bias + k * n : nullptr, memory);
   float* a = memory + padded(plan.quads * MAP);
-  const float* from = c.a + (k - fixed) * n;
-  if (k >= fixed)
+  if (k >= fixed) {
+    const float* from = c.a + (k - fixed) * n;
     in_first_order(plan.passes[0], [&](int64_t at, int64_t s) { a[at] = from[makhoul_source(s, n)]; });
+  }
   if (!k || !c.permutation) return;
   uint32_t* slot = reinterpret_cast<uint32_t*>(a + padded(n));
   if (c.flags & CK_ACDC_INDEX_16)
