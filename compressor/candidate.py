@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,10 +34,12 @@ from compressor_converters import manifest as manifests
 from compressor_converters.hugging_face.writing import is_hugging_face, write_config
 from compressor_converters.onnx_file import save_onnx
 from compressor_converters.onnx_in import FileRun, OnnxNetwork, macs_outside, save_network
+from compressor_converters.onnx_in.room import RoomError, bounded
 from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
 BATCHES = (1, 32)
+_LONG = 4  # a batch that many times what goes through together otherwise is not timed
 _TIMING_SECONDS = 0.75  # for each candidate, runtime and batch size
 _TIMING_ROUNDS = 100  # of some milliseconds each: enough for quick networks
 FILES = ("model.safetensors", "model.onnx", "model.onnx.data", "model.pt2")
@@ -102,6 +105,9 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
     most = _TIMING_ROUNDS if seconds is None else None
     with case.progress("measure", 2 * len(BATCHES)) as advance, one_thread(), torch.inference_mode():
         for rows in BATCHES:
+            if rows > _LONG * case.examples_at_once:
+                _note(candidates, f"not timed at batch {rows}: each example is long")
+                continue
             inputs = tuple(x.cpu() for x in case.inputs(rows))
             models = {c.name: c.model for c in candidates if c.model is not None}
             runs = {name: _torch_run(m, inputs) for name, m in models.items() if not isinstance(m, OnnxNetwork)}
@@ -111,9 +117,26 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
                 if (call := case.model.one_call(inputs)) is None:
                     continue  # a graph for fewer rows
                 inputs = call
-            sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
-            _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
+            try:
+                with _room(case, inputs):
+                    sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
+                    _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
+            except RoomError as error:
+                _note(candidates, f"not timed at batch {rows}: {error}")
             advance(1)
+
+
+def _note(candidates: Sequence[Candidate], text: str) -> None:
+    for candidate in candidates:
+        candidate.notes.append(text)
+
+
+def _room(case: Case, inputs: tuple[Tensor, ...]) -> contextlib.AbstractContextManager[None]:
+    """Bounded memory for a graph, which may have been written by anybody."""
+    if not isinstance(case.model, OnnxNetwork):
+        return contextlib.nullcontext()
+    view = case.model.view
+    return bounded(view.file.path, view.nbytes + sum(x.nbytes for x in inputs))
 
 
 def _torch_run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
@@ -185,7 +208,7 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
     run = _runner(case, candidate)
     data = case.eval_data
     if data is not None and data.has_labels:
-        found = evaluate(run, data, case.recipe.metric)
+        found = evaluate(run, data, case.recipe.metric, case.examples_at_once)
         entry: dict[str, Any] = {
             "metric": found.metric,
             "value": found.value,
@@ -195,7 +218,7 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
             entry |= {"accuracy": found.value, "error": 1 - found.value}
         return entry
     if data is not None:
-        return {"fidelity": fidelity(_torch_runner(case.model), run, data)}
+        return {"fidelity": fidelity(_torch_runner(case.model), run, data, case.examples_at_once)}
     return {}
 
 

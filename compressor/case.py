@@ -21,11 +21,11 @@ from compressor.measure import check_metric
 from compressor.plan import Plan, make_plan, matches, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
-from compressor.sites import Run, Site, device_of, find_runs, find_sites
+from compressor.sites import Run, Site, device_of, examples_at_once, find_runs, find_sites
 from compressor_converters.calling import call_in_order, given_names
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
-from compressor_converters.onnx_in import OnnxNetwork, make_example
+from compressor_converters.onnx_in import OnnxNetwork, hidden_products, make_example
 from compressor_converters.opening import close_model, find_openable, reopen
 from compressor_converters.opening.tied import find_tied, merge
 from compressor_converters.pt2 import free_batch
@@ -98,6 +98,11 @@ class Case:
         inside = [f"{name}.*" for name in self.kinds if matches(name, patterns) and name not in self.sites]
         kept = [one for one in patterns if fnmatch.filter(self.sites, one) or not fnmatch.filter(self.kinds, one)]
         return (*kept, *inside)
+
+    @property
+    def examples_at_once(self) -> int:
+        """How many examples are run together where the results do not depend on it."""
+        return examples_at_once(self.sites.values(), self.example or ())
 
     def inputs(self, rows: int) -> tuple[Tensor, ...]:
         """``rows`` rows of input: of the data where there is any, else the example's, repeated as needed."""
@@ -237,13 +242,12 @@ def _left_out(model: nn.Module) -> list[str]:
     """What of a graph is not looked at, in words."""
     if not isinstance(model, OnnxNetwork):
         return []
-    recurrent = sum(node.op_type in ("LSTM", "GRU", "RNN") for node in model.view.nodes)
+    inside = hidden_products(model.view)
     quantized = sum("Integer" in node.op_type or node.op_type.startswith("QLinear") for node in model.view.nodes)
     found = {
-        f"{model.hidden()} dense maps in branches and loops": model.hidden(),
-        f"the weights of {recurrent} recurrent operators, which such a node holds whole: a structured one would have to"
-        " be a loop over time, slower than the node": recurrent,
+        f"{inside} dense maps in branches and loops": inside,
         f"{quantized} operators on whole numbers": quantized,
+        **{f"the weights of {node}: {why}": 1 for node, why in model.left.items()},
     }
     return [f"left as they are: {what}" for what, count in found.items() if count]
 

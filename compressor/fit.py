@@ -22,11 +22,10 @@ from compressor.measure import low_rank_errors
 from compressor.plan import Entry, Plan, layer_for
 from compressor.prefix import Prefix
 from compressor.progress import Limit, Progress
-from compressor.sites import Run, Site, activation_after, device_of, extract
+from compressor.sites import Run, Site, activation_after, device_of, examples_at_once, extract
 
 CALIBRATION_EXAMPLES = 8192
 CALIBRATION_ROWS = 1 << 17
-_BATCH = 256
 _SAMPLE_BYTES = 64 * 2**20  # of the inputs kept to train one block on
 
 
@@ -58,6 +57,8 @@ def fit(
     is still fitted, but not trained block by block.
     """
     walk = _Walk(Prefix(student), Prefix(teacher), sites, runs, data, seed, limit)
+    if data is not None:
+        walk.batch = examples_at_once(sites.values(), data.head(1).inputs)
     results: list[Fitted] = []
     with progress("fit", len(plan.entries)) as advance:
         for entry in plan.entries:
@@ -86,6 +87,7 @@ class _Walk:
     data: Dataset | None
     seed: int
     limit: Limit
+    batch: int = 1  # examples that are run together
     changed: bool = False  # whether something before the next site was replaced
 
     def replaced(self, entry: Entry) -> Fitted:
@@ -142,7 +144,7 @@ class _Walk:
         """Batches of model inputs: enough examples, or enough rows where ``site`` sees many of one (tokens)."""
         device = device_of(self.student.model)
         examples = min(CALIBRATION_EXAMPLES, CALIBRATION_ROWS / max(1.0, site.rows))
-        for batch in islice(data.batches(_BATCH, seed=self.seed), math.ceil(examples / _BATCH)):
+        for batch in islice(data.batches(self.batch, seed=self.seed), math.ceil(examples / self.batch)):
             yield tuple(x.to(device) for x in batch.inputs)
 
     def samples(self, entry: Entry) -> tuple[Tensor, Tensor]:

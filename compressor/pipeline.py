@@ -288,7 +288,7 @@ def _finish(
         if candidate.model is None:
             quantize_int8(original.onnx, candidate.onnx)
     assert main.model is not None
-    inputs = tuple(x.cpu() for x in case.inputs(_CHECK_ROWS))
+    inputs = tuple(x.cpu() for x in case.inputs(max(2, min(_CHECK_ROWS, case.examples_at_once))))
     checks = verify(
         main.folder, main.model, inputs, rebuild=case.rebuild, original=case.model, free=case.loaded.free_axes
     )

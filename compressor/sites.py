@@ -11,7 +11,7 @@ import contextlib
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -22,6 +22,10 @@ from torch import Tensor, fx, nn
 from compressor.layers import StructuredLayer
 from compressor_converters.onnx_in import OnnxNetwork
 from compressor_converters.opening.tied import holders
+
+_MOST_EXAMPLES = 256
+_MOST_ROWS = 1 << 16  # at any site
+_MOST_NUMBERS = 1 << 23  # of one input
 
 # Elementwise operators that may stand between the sites of one window.
 _ACTIVATIONS = {
@@ -120,6 +124,13 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
         )
         for name in order
     ]
+
+
+def examples_at_once(sites: Iterable[Site], inputs: Sequence[Tensor]) -> int:
+    """How many examples may go through the network together: fewer where each is long, so that memory stays bounded."""
+    rows = max((site.rows for site in sites), default=1.0)
+    numbers = max((x[:1].numel() for x in inputs), default=1)
+    return max(1, min(_MOST_EXAMPLES, int(_MOST_ROWS / max(1.0, rows)), _MOST_NUMBERS // max(1, numbers)))
 
 
 def _other_holder(linear: nn.Linear, name: str, owners: Mapping[int, Sequence[str]]) -> str | None:

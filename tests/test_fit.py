@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from compressor import compress
 from compressor.data import Batch, Dataset, as_dataset
 from compressor.distill import distill
 from compressor.errors import CompressorError
@@ -73,6 +75,32 @@ def test_compensating_the_prefix_is_better_than_fitting_each_layer_on_the_origin
     monkeypatch.setattr(module, "moments", lambda *a, **k: original(*a, **{**k, "same_prefix": True}))
     blind, _ = fitted(teacher, inputs, {"rank": 5})
     assert off(compensated, teacher, inputs) < off(blind, teacher, inputs)
+
+
+class Long(nn.Module):
+    """A map of many rows an example, which remembers how many examples came together."""
+
+    together: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(20, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.together.append(x.shape[0])
+        return self.fc(x)
+
+
+def test_few_examples_go_through_together_where_each_is_long(tmp_path: Path) -> None:
+    x = torch.randn(40, 16384, 20)
+    result = compress(
+        Long().eval(), "svd", settings={"rank": 2}, target=("fc",), data=x, epochs=0, threads=1, output=tmp_path / "out"
+    )
+    assert max(n for n in Long.together if isinstance(n, int)) <= 8  # that many are traced
+    assert Long.together.count(4) > 8  # 2 ** 16 rows at once
+    assert result.report.after.fidelity is not None
+    assert list(result.report.after.latency_ms["torch"]) == ["1"]
+    assert any("not timed at batch 32" in note for note in result.report.notes)
 
 
 def test_the_error_reported_is_that_of_the_layer_in_its_metric(teacher: nn.Sequential, inputs: Tensor) -> None:

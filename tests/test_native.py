@@ -66,14 +66,26 @@ def test_a_native_cascade_is_the_formula(n: int, rows: int) -> None:
     torch.testing.assert_close(dispatch.acdc(x, a, d, bias, permutation, n, relu=True), found)
 
 
-@pytest.mark.parametrize("n", [4, 16, 24, 36, 64, 96, 128, 384, 1024])
-def test_a_native_separable_cascade_is_the_formula(n: int) -> None:
-    x, a, d, bias = data(13, n - 1), 1 + data(2, n, seed=1) / 4, 1 + data(3, n, seed=2) / 4, data(3, n, seed=3)
+@pytest.mark.parametrize("rows", [1, 2, 13])
+@pytest.mark.parametrize("n", [4, 16, 24, 36, 64, 96, 128, 384, 576, 1024])
+def test_a_native_separable_cascade_is_the_formula(n: int, rows: int) -> None:
+    x, a, d, bias = data(rows, n - 1), 1 + data(2, n, seed=1) / 4, 1 + data(3, n, seed=2) / 4, data(3, n, seed=3)
     permutation = seeded.permutations(0, 10, 2, n)
     truth = reference.acdc(x.double(), a.double(), d.double(), bias.double(), permutation, n, True, True)
     plain = reference.acdc(x, a, d, bias, permutation, n, True, True)
     found = native.acdc(x, a, d, bias, permutation, out_features=n, relu=True, separable=True)
     assert_in_budget(found, plain, truth)
+
+
+@pytest.mark.parametrize("n", [64, 1024])
+def test_a_row_of_a_separable_cascade_alone_is_what_it_is_among_others(n: int) -> None:
+    x, a, d = data(8, n), 1 + data(3, n, seed=1) / 4, 1 + data(3, n, seed=2) / 4
+    kept = n - 5
+    among = native.acdc(x, a, d, None, None, out_features=kept, relu=False, separable=True)
+    alone = torch.cat(
+        [native.acdc(row[None], a, d, None, None, out_features=kept, relu=False, separable=True) for row in x]
+    )
+    torch.testing.assert_close(alone, among, rtol=1e-5, atol=1e-5)
 
 
 GRADIENT_SIZES = [2, 4, 6, 8, 10, 12, 16, 24, 30, 36, 48, 64, 96, 128, 256, 384, 800, 1024]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor import compress
 from compressor.layers import build, replace
 from compressor.prefix import Prefix, rows_at
 from compressor_converters.load import load_model
@@ -131,6 +132,24 @@ def test_a_graph_that_asks_for_too_much_memory_is_refused(
     with pytest.raises(room.RoomError, match=r"net.onnx: running it takes more than 0.2 GB"):
         model(torch.randn(4, 8))
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_what_takes_too_much_memory_in_a_large_batch_is_not_timed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each example is spread over 32 MB: four of them fit, thirty-two do not."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"], name="fc"), node("Unsqueeze", ["m", "last"], ["each"]),
+        node("Expand", ["each", "wide"], ["many"]), node("Sin", ["many"], ["waves"]),
+        node("ReduceMean", ["waves"], ["y"], axes=[2], keepdims=0),
+    ]  # fmt: skip
+    stored = {"w": np.ones((8, 8), np.float32), "last": np.array([2]), "wide": np.array([1, 1, 2**20])}
+    path = saved(tmp_path / "net.onnx", nodes, stored)
+    monkeypatch.setattr(room, "LEAST", 400 << 20)
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    result = compress(path, "svd", settings={"rank": 2}, target=("*",), data=x, epochs=0, output=tmp_path / "out")
+    assert set(result.report.after.latency_ms["onnxruntime"]) == {"1"}
+    assert any("not timed at batch 32: " in note for note in result.report.notes)
 
 
 def test_the_room_grows_with_the_model_and_other_errors_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,6 +224,8 @@ def open_graph(path: Path) -> OnnxNetwork:
         return OnnxNetwork(file)
     except ValueError as error:
         raise CompressorError(f"{path}: {error}") from None
+    except (IndexError, KeyError, TypeError, OverflowError) as error:  # of inputs and attributes that are not there
+        raise CompressorError(f"{path}: a node is not as its operator asks ({type(error).__name__}: {error})") from None
 
 
 def _load_graph(path: Path) -> Loaded:

@@ -104,14 +104,13 @@ def _traced(
     return proto, f"model.onnx takes batches of {rows} only: the exporter refused a dynamic batch ({said})"
 
 
-def trace_module(model: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> onnx.ModelProto:
+def trace_module(
+    model: nn.Module, example: tuple[Tensor, ...], names: list[str], shapes: tuple[Any, ...]
+) -> onnx.ModelProto:
     """The nodes that ``model``, called with ``*inputs``, is written as; without `bodies`.
 
-    The inputs may have any size on all axes but the last.
+    ``shapes`` names the axes of each input that may have any size.
     """
-    shapes = tuple(
-        {axis: torch.export.Dim(f"d{n}_{axis}", min=1) for axis in range(x.ndim - 1)} for n, x in enumerate(example)
-    )
     try:
         proto = _export(model, example, names, (shapes,))
     except Exception as error:

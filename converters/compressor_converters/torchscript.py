@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             return dict(_tensors(root, "", 0))
     except RefusedError as error:
         raise CompressorError(f"{path}: not read as a TorchScript archive, {error}") from None
-    except (ValueError, zipfile.BadZipFile, pickle.UnpicklingError, OSError, EOFError) as error:
+    except (ValueError, zipfile.BadZipFile, pickle.UnpicklingError, struct.error, OSError, EOFError) as error:
         raise CompressorError(f"{path}: is cut off or damaged: {str(error)[:100]}") from None
     except (TypeError, KeyError, IndexError, AttributeError, RecursionError, RuntimeError, OverflowError) as error:
         raise CompressorError(f"{path}: not read as a TorchScript archive, it is malformed ({error!s:.80})") from None

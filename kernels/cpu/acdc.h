@@ -32,16 +32,27 @@ static uint32_t permuted(const ck_acdc& c, int64_t at) {
   return static_cast<uint32_t>(static_cast<const int32_t*>(c.permutation)[at]);
 }
 
+template <class Index>
+CK_INLINE void pack_slots(const CosineView& plan, const Index* permutation, uint32_t* slot) {
+  in_first_order(plan.passes[0], [&](int64_t at, int64_t s) {
+    slot[at] = W * plan.slot[permutation[makhoul_source(s, plan.n)]];
+  });
+}
+
 static void pack_member(const ck_acdc& c, const CosineView& plan, int64_t k, float* memory) {
-  const int64_t n = plan.n, fixed = c.flags & CK_ACDC_FIRST_FIXED ? 1 : 0;
+  const int64_t n = plan.n, fixed = c.flags & CK_ACDC_FIRST_FIXED ? 1 : 0, first = (k - 1) * n;
   pack_maps(plan, c.d + k * n, c.bias ? c.bias + k * n : nullptr, memory);
   float* a = memory + padded(plan.quads * MAP);
-  if (k >= fixed)
-    for (int64_t s = 0; s < n; s++) a[s] = c.a[(k - fixed) * n + makhoul_source(s, n)];
+  if (k >= fixed) {
+    const float* from = c.a + (k - fixed) * n;
+    in_first_order(plan.passes[0], [&](int64_t at, int64_t s) { a[at] = from[makhoul_source(s, n)]; });
+  }
   if (!k || !c.permutation) return;
   uint32_t* slot = reinterpret_cast<uint32_t*>(a + padded(n));
-  for (int64_t s = 0; s < n; s++)
-    slot[s] = W * plan.slot[permuted(c, (k - 1) * n + makhoul_source(s, n))];
+  if (c.flags & CK_ACDC_INDEX_16)
+    pack_slots(plan, static_cast<const uint16_t*>(c.permutation) + first, slot);
+  else
+    pack_slots(plan, static_cast<const int32_t*>(c.permutation) + first, slot);
 }
 
 static Member packed_member(const ck_acdc& c, const CosineView& plan, int64_t k, const float* tables) {

@@ -13,13 +13,12 @@ namespace ck::CK_ISA {
 CK_INLINE void add_sums(V a, V b, V c, V d, float* to) {
   const V p = unpack_low(a, b) + unpack_high(a, b), q = unpack_low(c, d) + unpack_high(c, d);
   const V parts = shuffle4<0, 1, 0, 1>(p, q) + shuffle4<2, 3, 2, 3>(p, q);
-  float lane[W];
-  storeu(lane, parts);
-  for (int i = 0; i < 4; i++) {
-    float total = lane[i];
-    for (int part = 4; part < W; part += 4) total += lane[part + i];
-    to[i] += total;
-  }
+  Four part[W / 4], total;
+  memcpy(part, &parts, sizeof parts);
+  memcpy(&total, to, sizeof total);
+  for (int i = 1; i < W / 4; i++) part[0] += part[i];
+  total += part[0];
+  memcpy(to, &total, sizeof total);
 }
 
 // Where the gradients of one member gather: for each quad four of d and four of the bias, and a in Makhoul's order.
@@ -143,20 +142,26 @@ template <bool IS_MOVED, bool IS_SCALED>
 static void back_scale(const CosineView& plan, const Member& member, const float* h, const float* s, float* g, float* ga) {
   const Pass& outer = plan.passes[0];
   for (int64_t part = 0, i = 0; part < outer.radix; part++) {
-    for (int64_t j = 0; j < 2 * outer.step; j += 2, i += 2) {
-      V product[2];
+    const auto back = [&](int64_t j, V product[2]) __attribute__((always_inline)) {
+#pragma GCC unroll 2
       for (int c = 0; c < 2; c++) {
-        const int64_t at = 2 * outer.stride * part + j + c, slot = IS_MOVED ? int64_t{member.slot[i + c]} : W * at;
+        const int64_t at = 2 * (outer.stride * part + j) + c, entry = 2 * (outer.radix * j + part) + c;
+        const int64_t slot = IS_MOVED ? int64_t{member.slot[entry]} : W * at;
         const V v = load(s + W * at);
         product[c] = v * load(h + slot);
-        store(g + slot, IS_SCALED ? v * splat(member.a[i + c]) : v);
+        store(g + slot, IS_SCALED ? v * splat(member.a[entry]) : v);
       }
-      if (IS_SCALED) {
-        float sums[4] = {};
-        add_sums(product[0], product[1], zero(), zero(), sums);
-        ga[i] += sums[0], ga[i + 1] += sums[1];
-      }
+    };
+    V product[4];
+    int64_t j = 0;
+    for (; j + 2 <= outer.step; j += 2, i += 4) {
+      back(j, product), back(j + 1, product + 2);
+      if (IS_SCALED) add_sums(product[0], product[1], product[2], product[3], ga + i);
     }
+    if (j == outer.step) continue;
+    back(j, product);
+    if (IS_SCALED) ga[i] += sum(product[0]), ga[i + 1] += sum(product[1]);
+    i += 2;
   }
 }
 

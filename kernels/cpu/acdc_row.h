@@ -224,12 +224,14 @@ CK_INLINE void leave_row(const RowView& plan, const float* z, const Put& put) {
   }
 }
 
-// Between the vectors of a row that is `count` long: zeros beyond.
-CK_INLINE V load_part(const float* x, int64_t count) {
-  if (count >= W) return loadu(x);
-  V v = zero();
-  for (int64_t i = 0; i < count; i++) v[i] = x[i];
-  return v;
+// A permutation that moves its first eight numbers as a block is taken for one of blocks; a random one does without asking.
+template <class Index>
+CK_INLINE void enter_permuted(const RowView& plan, const float* a, const float* const soon[2], float* z, const float* h,
+                              const Index* at) {
+  if (is_block(at))
+    enter_row(plan, a, soon, z, [&](int64_t i) { return numbers_or_blocks(h, at + i); });
+  else
+    enter_row(plan, a, soon, z, [&](int64_t i) { return numbers(h, at + i); });
 }
 
 static void enter_member(const AcdcRowCall& call, int64_t k, const float* x, const float* h, float* z) {
@@ -245,11 +247,9 @@ static void enter_member(const AcdcRowCall& call, int64_t k, const float* x, con
   else if (!c.permutation)
     enter_row(call.plan, a, soon, z, [&](int64_t i) { return load(h + i); });
   else if (c.flags & CK_ACDC_INDEX_16)
-    enter_row(call.plan, a, soon, z,
-              [&](int64_t i) { return numbers_or_blocks(h, static_cast<const uint16_t*>(c.permutation) + first + i); });
+    enter_permuted(call.plan, a, soon, z, h, static_cast<const uint16_t*>(c.permutation) + first);
   else
-    enter_row(call.plan, a, soon, z,
-              [&](int64_t i) { return numbers_or_blocks(h, static_cast<const int32_t*>(c.permutation) + first + i); });
+    enter_permuted(call.plan, a, soon, z, h, static_cast<const int32_t*>(c.permutation) + first);
 }
 
 static void acdc_row_forward(const AcdcRowCall& call) {

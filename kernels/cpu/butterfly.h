@@ -175,7 +175,7 @@ static void forward_pass(float* z, int64_t length, int64_t step, const float* tw
     for (int64_t j = 0; j < step; j++, z += 2 * W, t += 2 * (R - 1)) {
       V re[R], im[R];
 #pragma GCC unroll 8
-      for (int i = 0; i < R; i++) re[i] = load(z + 2 * W * step * i), im[i] = load(z + 2 * W * step * i + W);
+      for (int i = 0; i < R; i++) re[i] = load_once(z + 2 * W * step * i), im[i] = load_once(z + 2 * W * step * i + W);
       forward_column<R>(re, im, t);
 #pragma GCC unroll 8
       for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);
@@ -190,7 +190,7 @@ static void backward_pass(float* z, int64_t length, int64_t step, const float* t
     for (int64_t j = 0; j < step; j++, z += 2 * W, t += 2 * (R - 1)) {
       V re[R], im[R];
 #pragma GCC unroll 8
-      for (int i = 0; i < R; i++) re[i] = load(z + 2 * W * step * i), im[i] = load(z + 2 * W * step * i + W);
+      for (int i = 0; i < R; i++) re[i] = load_once(z + 2 * W * step * i), im[i] = load_once(z + 2 * W * step * i + W);
       backward_column<R>(re, im, t);
 #pragma GCC unroll 8
       for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);

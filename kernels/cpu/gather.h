@@ -39,17 +39,27 @@ CK_INLINE __m256i eight_indices(const uint16_t* at) {
 }
 CK_INLINE __m256i eight_indices(const int32_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
 
-// The same, and quicker where all eight are of one aligned block of eight in h, in any order.
+// Whether all eight are of one aligned block of eight, in any order.
+template <class Index>
+CK_INLINE bool is_block(const Index* at) {
+  const __m256i index = eight_indices(at), block = _mm256_set1_epi32(static_cast<int32_t>(at[0]) & ~7);
+  return _mm256_testz_si256(_mm256_xor_si256(index, block), _mm256_set1_epi32(~7));
+}
+
+// The same, and quicker where they are.
 template <class Index>
 CK_INLINE __m256 eight_numbers(const float* h, const Index* at) {
-  const __m256i index = eight_indices(at), block = _mm256_set1_epi32(static_cast<int32_t>(at[0]) & ~7);
-  if (_mm256_testz_si256(_mm256_xor_si256(index, block), _mm256_set1_epi32(~7)))
-    return _mm256_permutevar8x32_ps(_mm256_load_ps(h + (at[0] & ~7)), index);
+  if (is_block(at)) return _mm256_permutevar8x32_ps(_mm256_load_ps(h + (at[0] & ~7)), eight_indices(at));
   return _mm256_insertf128_ps(_mm256_castps128_ps256(four_numbers(h, at)), four_numbers(h, at + 4), 1);
+}
+#else
+template <class Index>
+CK_INLINE bool is_block(const Index*) {
+  return false;
 }
 #endif
 
-// `numbers` for an h that is aligned.
+// `numbers` for an h that is aligned and a permutation that moves many blocks of eight.
 template <class Index>
 CK_INLINE V numbers_or_blocks(const float* h, const Index* at) {
 #if LANES == 16
@@ -59,6 +69,14 @@ CK_INLINE V numbers_or_blocks(const float* h, const Index* at) {
 #else
   return numbers(h, at);
 #endif
+}
+
+// Between the vectors of a row that is `count` long: zeros beyond.
+CK_INLINE V load_part(const float* x, int64_t count) {
+  if (count >= W) return loadu(x);
+  V v = zero();
+  for (int64_t i = 0; i < count; i++) v[i] = x[i];
+  return v;
 }
 
 }  // namespace ck::CK_ISA

@@ -167,6 +167,7 @@ CK_INLINE void distant_pass(In in, float* out, int64_t stride, int64_t total) {
 // same place in the cache, which holds eight of them.
 CK_INLINE int radix_bits(int left, int64_t stride) {
   if (stride * W * 4 >= 4096) return left == 4 ? 2 : left < 3 ? left : 3;
+  if (left == 4 && W == 8) return 2;  // sixteen vectors are as many as there are registers
   if (left < 5) return left;
   return left % 3 == 0 || left == 5 ? 3 : 4;
 }

@@ -10,6 +10,7 @@
 #include "matrix.h"
 #include "peak.h"
 #include "separable_backward.h"
+#include "separable_row.h"
 
 namespace ck::CK_ISA {
 
@@ -31,6 +32,8 @@ const Kernels& table() {
       .acdc_backward = acdc_backward,
       .separable_scratch = separable_scratch,
       .separable_forward = separable_forward,
+      .separable_row_scratch = separable_row_scratch,
+      .separable_row_forward = separable_row_forward,
       .separable_backward_scratch = separable_backward_scratch,
       .separable_backward = separable_backward,
       .acdc_row_forward = acdc_row_forward,

@@ -104,14 +104,15 @@ CK_INLINE void second_tile(const float* h, int64_t h_stride, int64_t count, cons
 #pragma GCC unroll 4
     for (int u = 0; u < U; u++) total[r][u] = zero();
   for (int64_t e = 0; e < count; e++) {
-    V a[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) a[r] = loadu(h + r * h_stride + e * W);
+    V w[U];
 #pragma GCC unroll 4
-    for (int u = 0; u < U; u++) {
-      const V w = loadu(second + (u * count + e) * W);
+    for (int u = 0; u < U; u++) w[u] = loadu(second + (u * count + e) * W);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) total[r][u] += a[r] * w;
+    for (int r = 0; r < R; r++) {
+      V a = loadu(h + r * h_stride + e * W);
+      hide(a);  // one load for all outputs
+#pragma GCC unroll 4
+      for (int u = 0; u < U; u++) total[r][u] += a * w[u];
     }
   }
 }
@@ -224,7 +225,7 @@ static void monarch_row(const ck_monarch& m, const float* x, float* y, float* sc
 static void monarch(const MonarchCall& c) {
   int64_t row = 0;
   if (c.first)
-    for (; row + tile_rows <= c.rows; row += tile_rows) monarch_rows<tile_rows>(c, row);
+    for (; row + tile_rows <= c.rows && c.rows - row != 8; row += tile_rows) monarch_rows<tile_rows>(c, row);  // 4 + 4 > 6 + 2
   for (; c.first && row + 4 <= c.rows; row += 4) monarch_rows<4>(c, row);
   for (; c.first && row + 2 <= c.rows; row += 2) monarch_rows<2>(c, row);
   for (; row < c.rows; row++) {

@@ -75,11 +75,16 @@ int fast(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* pool) 
 int separable(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* pool) {
   const Kernels& build = kernels();
   const SeparableView plan = cached<CosinePlan::Key, SeparablePlan>({c.cascade->n, build.radix}).view();
-  for_rows(pool, threads, rows, build.lanes, [&](int64_t first, int64_t last) {
-    build.separable_forward({c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, last - first,
-                             c.x_stride, c.y_stride,
-                             scratch(static_cast<size_t>(build.separable_scratch(*c.cascade, plan)))});
+  const auto call = [&](int64_t first, int64_t last, int64_t floats) {
+    return SeparableCall{c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, last - first, c.x_stride,
+                         c.y_stride, scratch(static_cast<size_t>(floats))};
+  };
+  const int64_t rest = rows % build.lanes;
+  const int64_t singles = 2 * rest <= build.lanes && SeparablePlan::supports_rows(c.cascade->n, build.lanes) ? rest : 0;
+  for_rows(pool, threads, rows - singles, build.lanes, [&](int64_t first, int64_t last) {
+    build.separable_forward(call(first, last, build.separable_scratch(*c.cascade, plan)));
   });
+  if (singles) build.separable_row_forward(call(rows - singles, rows, build.separable_row_scratch(plan)));
   return CK_OK;
 }
 

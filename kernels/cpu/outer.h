@@ -81,31 +81,42 @@ CK_INLINE void backward_eight_by_halves(const Get& get, const Put& put, const fl
   re[1] = r1, im[1] = i1, re[2] = r2, im[2] = i2, re[3] = r3, im[3] = i3;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
-    const V er = load(kept + 2 * W * i), ei = load(kept + 2 * W * i + W);
+    const V er = load_once(kept + 2 * W * i), ei = load_once(kept + 2 * W * i + W);
     put(i, er + re[i], ei + im[i]), put(i + 4, er - re[i], ei - im[i]);
   }
 }
 
-// Where the first pass finds its vectors, and by what they are multiplied: v[s] = a[s] h[slot[s] ...].
+// Where the first pass finds its vectors, and by what they are multiplied: v[s] = a[s] h[slot[s] ...]. Both tables stand
+// in the order in which the pass reads them.
 struct Source {
   const float* h;
   const uint32_t* slot;  // in floats from h on; NULL: in order
   const float* a;        // NULL: 1
 };
 
+// Calls each(place in the tables of a Source, s).
+template <class Each>
+CK_INLINE void in_first_order(const Pass& pass, const Each& each) {
+  int64_t at = 0;
+  for (int64_t j = 0; j < pass.step; j++)
+    for (int64_t i = 0; i < pass.radix; i++, at += 2) each(at, 2 * (j + i * pass.step)), each(at + 1, 2 * (j + i * pass.step) + 1);
+}
+
 // The outermost pass: its blocks lie `stride` complex numbers apart, a little more than their length (pad in table.h).
 template <int R, bool IS_MOVED, bool IS_SCALED>
 static void first_pass(const Source& source, float* z, const Pass& pass) {
-  const float* twiddles = pass.twiddles;
-  for (int64_t j = 0; j < pass.step; j++, z += 2 * W, twiddles += 2 * (R - 1)) {
+  const float *twiddles = pass.twiddles, *h = source.h, *a = source.a;  // the barriers would have them fetched again
+  const uint32_t* slot = source.slot;
+  const int64_t step = pass.step, stride = pass.stride;
+  for (int64_t j = 0; j < step; j++, z += 2 * W, twiddles += 2 * (R - 1)) {
     const auto get = [&](int i, V& re, V& im) __attribute__((always_inline)) {
-      const int64_t s = 2 * (j + i * pass.step), at = 2 * (j + i * pass.stride);
-      re = load(source.h + (IS_MOVED ? int64_t{source.slot[s]} : W * at));
-      im = load(source.h + (IS_MOVED ? int64_t{source.slot[s + 1]} : W * (at + 1)));
-      if (IS_SCALED) re *= splat(source.a[s]), im *= splat(source.a[s + 1]);
+      const float* from = h + 2 * W * (j + i * stride);
+      re = (IS_SCALED ? load : load_once)(IS_MOVED ? h + int64_t{slot[2 * i]} : from);
+      im = (IS_SCALED ? load : load_once)(IS_MOVED ? h + int64_t{slot[2 * i + 1]} : from + W);
+      if (IS_SCALED) re *= splat(a[2 * i]), im *= splat(a[2 * i + 1]);
     };
     const auto put = [&](int i, V re, V im) __attribute__((always_inline)) {
-      store(z + 2 * W * pass.stride * i, re), store(z + 2 * W * pass.stride * i + W, im);
+      store(z + 2 * W * stride * i, re), store(z + 2 * W * stride * i + W, im);
     };
     if constexpr (R == 8 && FEW_REGISTERS) {
       forward_eight_by_halves(get, put, twiddles);
@@ -117,19 +128,22 @@ static void first_pass(const Source& source, float* z, const Pass& pass) {
 #pragma GCC unroll 8
       for (int i = 0; i < R; i++) put(i, re[i], im[i]);
     }
+    if (IS_MOVED) slot += 2 * R;
+    if (IS_SCALED) a += 2 * R;
   }
 }
 
 template <int R, bool IS_RELU>
 static void last_pass(const float* z, float* h, const Pass& pass) {
   const float* twiddles = pass.twiddles;
-  for (int64_t j = 0; j < pass.step; j++, z += 2 * W, h += 2 * W, twiddles += 2 * (R - 1)) {
+  const int64_t step = pass.step, stride = pass.stride;
+  for (int64_t j = 0; j < step; j++, z += 2 * W, h += 2 * W, twiddles += 2 * (R - 1)) {
     const auto get = [&](int i, V& re, V& im) __attribute__((always_inline)) {
-      re = load(z + 2 * W * pass.stride * i), im = load(z + 2 * W * pass.stride * i + W);
+      re = load_once(z + 2 * W * stride * i), im = load_once(z + 2 * W * stride * i + W);
     };
     const auto put = [&](int i, V re, V im) __attribute__((always_inline)) {
-      store(h + 2 * W * pass.stride * i, IS_RELU ? relu(re) : re);
-      store(h + 2 * W * pass.stride * i + W, IS_RELU ? relu(im) : im);
+      store(h + 2 * W * stride * i, IS_RELU ? relu(re) : re);
+      store(h + 2 * W * stride * i + W, IS_RELU ? relu(im) : im);
     };
     if constexpr (R == 8 && FEW_REGISTERS) {
       backward_eight_by_halves(get, put, twiddles);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "butterfly.h"
+#include "gather.h"
 #include "table.h"
 
 namespace ck::CK_ISA {
@@ -21,44 +22,85 @@ CK_INLINE void map_quad(const float* c, V& zr, V& zi, V& yr, V& yi) {
   zr = p, zi = q, yr = r, yi = s;
 }
 
-// The maps of all quads for one member, 16 quads at a time.
+// What the maps of W quads are made of: T and the coefficients' numbers, each of the four in a vector of its own.
+struct QuadTable {
+  const float* matrix;
+  int64_t stride;
+  const int32_t* index;
+};
+
+// The quads from `first` on: as they stand in the plan, or a copy where fewer than W are left or a coefficient is missing.
+CK_INLINE QuadTable quad_table(const CosineView& plan, int64_t first, float* matrix, int32_t* index) {
+  if (first && first + W <= plan.quads) return {plan.matrix + first, plan.quads, plan.index + 4 * first};
+  for (int64_t j = 0; j < W; j++) {
+    const int64_t quad = first + j < plan.quads ? first + j : plan.quads - 1;
+    for (int64_t i = 0; i < 8; i++) matrix[i * W + j] = plan.matrix[i * plan.quads + quad];
+    for (int64_t i = 0; i < 4; i++) {
+      const int32_t at = plan.index[4 * quad + i];
+      index[4 * j + i] = at < 0 ? 0 : at;  // its part of T is zero
+    }
+  }
+  return {matrix, W, index};
+}
+
+CK_INLINE void gather_fours(const float* from, const int32_t* index, V to[4]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) to[i] = numbers(from, index + i * W);
+  part_fours(to);
+}
+
+// W maps side by side, entry after entry, as MAP vectors.
+template <bool HAS_BIAS>
+static void maps_of(const QuadTable& table, const float* d, const float* bias, float* out) {
+  V t[8], e[4], b[4];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) t[i] = loadu(table.matrix + i * table.stride);
+  gather_fours(d, table.index, e);
+  if (HAS_BIAS) gather_fours(bias, table.index, b);
+  const V rows[4][4] = {{t[0], -t[1], t[2], t[3]}, {-t[1], -t[0], -t[3], t[2]}, {t[4], -t[5], t[6], t[7]}, {t[5], t[4], t[7], -t[6]}};
+  int at = 0;
+#pragma GCC unroll 4
+  for (int p = 0; p < 4; p++) {
+    V scaled[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) scaled[i] = rows[i][p] * e[i];
+#pragma GCC unroll 4
+    for (int q = p; q < 4; q++, at++)
+      store(out + W * at, scaled[0] * rows[0][q] + scaled[1] * rows[1][q] + scaled[2] * rows[2][q] + scaled[3] * rows[3][q]);
+    store(out + W * (10 + p), HAS_BIAS ? rows[0][p] * b[0] + rows[1][p] * b[1] + rows[2][p] * b[2] + rows[3][p] * b[3] : zero());
+  }
+}
+
+// The maps of all quads for one member.
 static void pack_maps(const CosineView& plan, const float* d, const float* bias, float* maps) {
-  constexpr int B = 16;
-  for (int64_t first = 0; first < plan.quads; first += B) {
-    const int count = plan.quads - first < B ? static_cast<int>(plan.quads - first) : B;
-    float t[8][B] = {}, e[4][B] = {}, b[4][B] = {}, out[MAP][B];
-    for (int j = 0; j < count; j++) {
-      const int32_t* index = plan.index + 4 * (first + j);
-      for (int i = 0; i < 8; i++) t[i][j] = plan.matrix[i * plan.quads + first + j];
-      for (int i = 0; i < 4; i++) {
-        e[i][j] = index[i] < 0 ? 0.0f : d[index[i]];
-        b[i][j] = bias && index[i] >= 0 ? bias[index[i]] : 0.0f;
+  alignas(64) float matrix[8 * W], out[MAP * W];
+  int32_t index[4 * W];
+  for (int64_t first = 0; first < plan.quads; first += W, maps += W * MAP) {
+    const QuadTable table = quad_table(plan, first, matrix, index);
+    if (bias)
+      maps_of<true>(table, d, bias, out);
+    else
+      maps_of<false>(table, d, bias, out);
+    const int64_t count = plan.quads - first < W ? plan.quads - first : W;
+    if constexpr (W <= MAP) {
+      for (int c = 0; c < MAP; c += W) {
+        const int entry = c + W <= MAP ? c : MAP - W;  // some of them twice
+        V r[W];
+        load_transposed([&](int64_t j) { return out + W * (entry + j); }, r);
+#pragma GCC unroll 8
+        for (int64_t j = 0; j < W; j++)
+          if (j < count) storeu(maps + j * MAP + entry, r[j]);
       }
+    } else {
+      for (int64_t j = 0; j < count; j++)
+        for (int i = 0; i < MAP; i++) maps[j * MAP + i] = out[W * i + j];
     }
-    for (int j = 0; j < B; j++) {
-      const float row[4][4] = {{t[0][j], -t[1][j], t[2][j], t[3][j]},
-                               {-t[1][j], -t[0][j], -t[3][j], t[2][j]},
-                               {t[4][j], -t[5][j], t[6][j], t[7][j]},
-                               {t[5][j], t[4][j], t[7][j], -t[6][j]}};
-      int at = 0;
-#pragma GCC unroll 4
-      for (int p = 0; p < 4; p++) {
-#pragma GCC unroll 4
-        for (int q = p; q < 4; q++)
-          out[at++][j] = row[0][p] * e[0][j] * row[0][q] + row[1][p] * e[1][j] * row[1][q] +
-                         row[2][p] * e[2][j] * row[2][q] + row[3][p] * e[3][j] * row[3][q];
-        out[10 + p][j] =
-            row[0][p] * b[0][j] + row[1][p] * b[1][j] + row[2][p] * b[2][j] + row[3][p] * b[3][j];
-      }
-    }
-    for (int j = 0; j < count; j++)
-      for (int i = 0; i < MAP; i++) maps[(first + j) * MAP + i] = out[i][j];
   }
 }
 
 CK_INLINE void load_group(const float* z, V re[4], V im[4]) {
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) re[i] = load(z + 2 * W * i), im[i] = load(z + 2 * W * i + W);
+  for (int i = 0; i < 4; i++) re[i] = load_once(z + 2 * W * i), im[i] = load_once(z + 2 * W * i + W);
 }
 
 CK_INLINE void store_group(float* z, const V re[4], const V im[4]) {
@@ -89,32 +131,6 @@ CK_INLINE void map_pair(float* z, const int32_t* pair, const float* maps, bool i
   store_group(second, br, bi);
 }
 
-// The same for few registers: the second group waits in memory. The barriers keep the compiler from fetching it early.
-CK_INLINE void map_pair_by_halves(float* z, const int32_t* pair, const float* maps) {
-  float *first = z + 2 * W * pair[0], *second = z + 2 * W * pair[1];
-  alignas(64) float kept[8 * W];
-  V re[4], im[4];
-  load_group(second, re, im);
-  bf<4>(re, im);
-  store_group(kept, re, im);
-  load_group(first, re, im);
-  bf<4>(re, im);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    asm volatile("" : : "r"(kept) : "memory");
-    float* other = kept + 2 * W * (3 - i);
-    V yr = load(other), yi = load(other + W);
-    map_quad(maps + i * MAP, re[i], im[i], yr, yi);
-    store(other, yr), store(other + W, yi);
-  }
-  bf<4>(im, re);
-  store_group(first, re, im);
-  asm volatile("" : : "r"(kept) : "memory");
-  load_group(kept, re, im);
-  bf<4>(im, re);
-  store_group(second, re, im);
-}
-
 // The group with k = 0 where no other group is its own mirror.
 static void map_single(float* z, const float* maps) {
   V re[4], im[4];
@@ -138,12 +154,7 @@ static const float* map_pairs(const CosineView& plan, int64_t first, int64_t las
     }
     first = 1;
   }
-  for (; first < last; first++, maps += 4 * MAP) {
-    if (FEW_REGISTERS)
-      map_pair_by_halves(z, plan.pairs + 2 * first, maps);
-    else
-      map_pair(z, plan.pairs + 2 * first, maps, false);
-  }
+  for (; first < last; first++, maps += 4 * MAP) map_pair(z, plan.pairs + 2 * first, maps, false);
   return maps;
 }
 

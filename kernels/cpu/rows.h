@@ -12,7 +12,7 @@ static void enter_rows(const float* x, int64_t rows, int64_t stride, int64_t col
   if (rows == W) {
     for (; i + W <= columns; i += W) {
       V r[W];
-      load_transposed(x + i, stride, r);
+      load_transposed([&](int64_t j) { return x + i + j * stride; }, r);
 #pragma GCC unroll 16
       for (int j = 0; j < W; j++) store(v + W * int64_t{plan.slot[i + j]}, r[j]);
     }
@@ -28,9 +28,7 @@ static void leave_rows(const float* v, const CosineView& plan, float* y, int64_t
   if (rows == W) {
     for (; i + W <= columns; i += W) {
       V r[W];
-#pragma GCC unroll 16
-      for (int j = 0; j < W; j++) r[j] = load(v + W * int64_t{plan.slot[i + j]});
-      transpose(r);
+      load_transposed([&](int64_t j) { return v + W * int64_t{plan.slot[i + j]}; }, r);
 #pragma GCC unroll 16
       for (int j = 0; j < W; j++) storeu(y + j * stride + i, r[j]);
     }

@@ -28,11 +28,11 @@ static void pack_separable(const ck_acdc& c, const SeparableView& plan, int64_t 
   float* a = memory + padded(n1 * plan.columns.quads * MAP);
   uint32_t* slot = reinterpret_cast<uint32_t*>(a + padded(n));
   for (int64_t column = 0; column < n2; column++) {
-    for (int64_t s = 0; s < n1; s++) {
+    in_first_order(plan.rows.passes[0], [&](int64_t at, int64_t s) {
       const int64_t entry = makhoul_source(s, n1) * n2 + column;
-      a[column * n1 + s] = k >= fixed ? c.a[(k - fixed) * n + entry] : 1.0f;
-      slot[column * n1 + s] = W * plan.slot[k && c.permutation ? permuted(c, (k - 1) * n + entry) : entry];
-    }
+      a[column * n1 + at] = k >= fixed ? c.a[(k - fixed) * n + entry] : 1.0f;
+      slot[column * n1 + at] = W * plan.slot[k && c.permutation ? permuted(c, (k - 1) * n + entry) : entry];
+    });
   }
 }
 

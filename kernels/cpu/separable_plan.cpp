@@ -14,6 +14,11 @@ bool SeparablePlan::supports(int64_t n) {
   return CosinePlan::supports(side) && CosinePlan::supports(n / side);
 }
 
+bool SeparablePlan::supports_rows(int64_t n, int64_t lanes) {
+  const int64_t side = short_side(n);
+  return supports(n) && side % lanes == 0 && n / side % lanes == 0;
+}
+
 SeparablePlan::SeparablePlan(const CosinePlan::Key& key)
     : n(key.n),
       rows(cached<CosinePlan::Key, CosinePlan>({short_side(key.n), key.radix})),

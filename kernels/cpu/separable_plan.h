@@ -13,9 +13,10 @@ struct SeparablePlan {
   std::vector<uint32_t> slot;        // (n): in columns one after the other, each in Makhoul's order
 
   explicit SeparablePlan(const CosinePlan::Key& key);
-  SeparableView view() const { return {n, rows.view(), columns.view(), slot.data()}; }
+  SeparableView view() const { return {n, rows.view(), columns.view(), slot.data(), columns.natural.data()}; }
   static int64_t short_side(int64_t n);  // n1, the largest divisor of n up to its root
   static bool supports(int64_t n);
+  static bool supports_rows(int64_t n, int64_t lanes);  // one by one
 };
 
 }  // namespace ck

@@ -41,6 +41,15 @@ CK_INLINE void hide(V& v) {
 #endif
 }
 
+// A load for two uses. Left to itself the compiler makes it an operand of both instructions, two loads.
+CK_INLINE V load_once(const float* p) {
+  V v = load(p);
+#if !(LANES == 16 && !defined(__AVX512F__))
+  hide(v);
+#endif
+  return v;
+}
+
 CK_INLINE void fetch(const float* p) { __builtin_prefetch(p); }  // into the cache, for later; p may be anywhere
 
 CK_INLINE V splat(float s) {
@@ -83,8 +92,16 @@ CK_INLINE __m128 quarter(V v) {
 
 CK_INLINE V zero() { return splat(0.0f); }
 
-// ReLU as torch has it: NaN stays NaN.
-CK_INLINE V relu(V x) { return zero() > x ? zero() : x; }
+// ReLU as torch has it: NaN stays NaN. Of two numbers with a NaN among them, max is the second.
+CK_INLINE V relu(V x) {
+#ifdef __AVX512F__
+  return _mm512_maskz_max_ps(static_cast<__mmask16>(-1), zero(), x);  // the unmasked one: a warning in GCC's header
+#elif LANES == 8
+  return _mm256_max_ps(zero(), x);
+#else
+  return zero() > x ? zero() : x;
+#endif
+}
 
 // The sum of the lanes, always in the same order.
 CK_INLINE float sum(V v) {
@@ -156,19 +173,20 @@ CK_INLINE void transpose(V r[W]) {
   transpose_parts(r);
 }
 
-// The W x W block at p, `stride` from row to row, turned around.
-CK_INLINE void load_transposed(const float* p, int64_t stride, V r[W]) {
+// The W x W block whose rows row(0) ... row(W - 1) point to, turned around.
+template <class Row>
+CK_INLINE void load_transposed(const Row& row, V r[W]) {
 #if LANES == 8  // two halves from memory cost no shuffle
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
-    const float *near = p + i * stride, *far = p + (i + 4) * stride;
+    const float *near = row(i), *far = row(i + 4);
     r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(near)), _mm_loadu_ps(far), 1);
     r[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(near + 4)), _mm_loadu_ps(far + 4), 1);
   }
   transpose_quarters(r);
 #else
 #pragma GCC unroll 16
-  for (int i = 0; i < W; i++) r[i] = loadu(p + i * stride);
+  for (int i = 0; i < W; i++) r[i] = loadu(row(i));
   transpose(r);
 #endif
 }

@@ -70,7 +70,7 @@ inline int64_t buffer_vectors(int64_t vectors) { return (vectors + 3) / 4 * 4; }
 struct SeparableView {
   int64_t n;
   CosineView rows, columns;
-  const uint32_t* slot;
+  const uint32_t *slot, *natural;  // natural: 0 ... n2 - 1
 };
 
 // The index of h that stands at v[s], s not counting the padding.
@@ -97,7 +97,8 @@ struct AcdcCall {
   float* scratch;
 };
 
-// A cascade with the separable transform. `scratch` has `separable_scratch` floats, aligned to 64 bytes.
+// A cascade with the separable transform. `scratch` has `separable_scratch` floats, or `separable_row_scratch` where it
+// goes row by row, aligned to 64 bytes.
 struct SeparableCall {
   const ck_acdc* cascade;
   SeparableView plan;
@@ -163,6 +164,8 @@ struct Kernels {
   void (*acdc_backward)(const AcdcBackwardCall&);
   int64_t (*separable_scratch)(const ck_acdc&, const SeparableView&);
   void (*separable_forward)(const SeparableCall&);
+  int64_t (*separable_row_scratch)(const SeparableView&);
+  void (*separable_row_forward)(const SeparableCall&);
   int64_t (*separable_backward_scratch)(const ck_acdc&, const SeparableView&);
   void (*separable_backward)(const SeparableBackwardCall&);
   void (*acdc_row_forward)(const AcdcRowCall&);

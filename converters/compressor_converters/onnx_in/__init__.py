@@ -7,6 +7,7 @@ from compressor_converters.onnx_in.external import data_file
 from compressor_converters.onnx_in.file_run import FileRun
 from compressor_converters.onnx_in.network import OnnxNetwork
 from compressor_converters.onnx_in.read import read_onnx
+from compressor_converters.onnx_in.stored import hidden_products
 from compressor_converters.onnx_in.write import save_network
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "OnnxNetwork",
     "check_untouched",
     "data_file",
+    "hidden_products",
     "macs_outside",
     "make_example",
     "read_onnx",

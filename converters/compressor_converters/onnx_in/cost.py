@@ -22,7 +22,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 def macs_outside(network: OnnxNetwork, example: tuple[Tensor, ...]) -> int:
     """Per example, of all nodes but the dense maps; what stands in branches and loops is not counted."""
-    inside = {i for call in network.calls for i in call.nodes}
+    inside = {i for step in network.opened for i in step.nodes}
     counted = {i: node for i, node in enumerate(network.view.nodes) if i not in inside and _values(node)}
     names = sorted({name for node in counted.values() for name in _values(node)})
     shapes = _shapes(network, names, tuple(x[:1] for x in example))

@@ -6,7 +6,7 @@ The weight may stand behind ``Transpose``, ``Identity``, ``Cast``, ``DequantizeL
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ from compressor_converters.onnx_in.read import Array
 from compressor_converters.onnx_in.view import View, attribute, integer, integers, is_standard, number
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.float64))
-_TAKEN = {"training", "view", "inputs", "calls", "steps", "rows", "order", "maps", "hidden"}  # of the network itself
+_TAKEN = {"training", "view", "inputs", "calls", "loops", "left", "steps", "rows", "ranks", "order", "maps", "opened",
+          "hidden"}  # of the network itself  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -160,18 +161,18 @@ def module_name(given: str, kind: str) -> str:
     return ".".join(parts) or kind
 
 
-def unique_names(wanted: Iterable[str]) -> list[str]:
-    """``wanted`` with numbers where two are alike, or one would be a part of another."""
-    wanted = list(wanted)
-    parents = {name[: match.start()] for name in wanted for match in re.finditer(r"\.", name)}
-    taken: set[str] = set()
+def unique_names(wanted: Iterable[str], taken: Collection[str] = ()) -> list[str]:
+    """``wanted`` with numbers where two are alike, or one would be a part of another; the same beside ``taken``."""
+    wanted = [name.replace(".", "_") if any(name.startswith(f"{one}.") for one in taken) else name for name in wanted]
+    parents = {name[: match.start()] for name in (*taken, *wanted) for match in re.finditer(r"\.", name)}
+    used = set(taken)
     out = []
     for name in wanted:
         base = f"{name}_map" if name in parents else name
         free, number = base, 1
-        while free in taken or free in parents:
+        while free in used or free in parents:
             number += 1
             free = f"{base}_{number}"
-        taken.add(free)
+        used.add(free)
         out.append(free)
     return out

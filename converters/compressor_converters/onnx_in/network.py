@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import reason
-from compressor_converters.onnx_in.maps import DenseMap, find_maps
+from compressor_converters.onnx_in.maps import DenseMap, find_maps, unique_names
 from compressor_converters.onnx_in.read import OnnxFile, as_tensor
+from compressor_converters.onnx_in.recurrent import Loop, OpenNode, find_recurrent, keys, linears
+from compressor_converters.onnx_in.segment import Segment
 from compressor_converters.onnx_in.steps import Call, cut, find_activations, last_reads, name_activations
+from compressor_converters.onnx_in.stored import numbers_outside, other_readers
 from compressor_converters.onnx_in.torch_run import NoGradientError, TorchRun
-from compressor_converters.onnx_in.view import View, subgraphs
+from compressor_converters.onnx_in.view import View
 from compressor_converters.stepwise import Stepwise
 
 _TORCH = {
@@ -71,6 +74,7 @@ class OnnxNetwork(Stepwise):
         self.view = View(file)
         self.inputs = [_input(value) for value in self.view.inputs]
         maps = find_maps(self.view)
+        taken = [one.name for one in maps]
         first: dict[tuple[Any, ...], str] = {}
         weights: dict[Any, nn.Parameter] = {}
         calls: list[Call] = []
@@ -80,14 +84,16 @@ class OnnxNetwork(Stepwise):
                 first[key] = one.name
                 _add(self, one.name, _linear(one, self.view, weights))
             calls.append(Call(first[key], one.nodes, one.input, one.output, one))
+        self.loops, self.left = self._open_loops(weights, taken)
+        taken += [loop.module for loop in self.loops]
         activations = find_activations(self.view, maps)
-        names = name_activations(self.view, activations, [one.name for one in maps])
+        names = name_activations(self.view, activations, taken)
         for name, (i, module) in zip(names, activations, strict=True):
             _add(self, name, module)
             node = self.view.nodes[i]
             calls.append(Call(name, (i,), node.input[0], node.output[0], None))
         self.calls = sorted(calls, key=lambda call: call.nodes[-1])
-        self.steps = cut(self.view, self.calls)
+        self.steps = cut(self.view, self.opened)
         self._done = last_reads(self.steps, self.view.outputs)
         self._torch = TorchRun(self.view)
         self.rows = self._fixed_rows()  # rows of one call; None: any number
@@ -164,12 +170,9 @@ class OnnxNetwork(Stepwise):
             if n == end:
                 frontier.move(n, values, room)
             if isinstance(step, Call):
-                x = values[step.input]
-                module = self.get_submodule(step.module)
-                device = next((p.device for p in module.parameters()), x.device)
-                entered = step.enter(x.to(device))
-                self.ranks[step.module] = entered.ndim
-                values[step.output] = step.leave(module(entered), x)
+                self.ranks[step.module] = values[step.input].ndim
+            if not isinstance(step, Segment):
+                values.update(step.run(self.get_submodule(step.module), values))
             elif torch.is_grad_enabled() and any(values[name].requires_grad for name in step.inputs):
                 values.update(self._torch.run(step, values))
             else:
@@ -180,7 +183,8 @@ class OnnxNetwork(Stepwise):
 
     def first_step(self, name: str) -> int:
         """The step that first calls the module ``name``; ValueError where none does."""
-        found = (n for n, step in enumerate(self.steps) if isinstance(step, Call) and step.module == name)
+        owners = {name, name.rpartition(".")[0]}  # the maps of a recurrent node are inside of its module
+        found = (n for n, step in enumerate(self.steps) if not isinstance(step, Segment) and step.module in owners)
         if (first := next(found, None)) is None:
             raise ValueError(f"'{name}' is never called")
         return first
@@ -225,6 +229,17 @@ class OnnxNetwork(Stepwise):
     def maps(self) -> list[DenseMap]:
         """The dense maps of the graph."""
         return [call.dense for call in self.calls if call.dense is not None]
+
+    @property
+    def opened(self) -> list[Call | Loop]:
+        """What modules stand for."""
+        return [*self.calls, *self.loops]
+
+    def opened_node(self, loop: Loop) -> OpenNode:
+        """The module of a recurrent node."""
+        module = self.get_submodule(loop.module)
+        assert isinstance(module, OpenNode)
+        return module
 
     def chains(self) -> list[tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]]:
         """Runs of dense maps with only activations between, and the activations after each; longest possible."""
@@ -273,39 +288,41 @@ class OnnxNetwork(Stepwise):
         off = float((pair[0] - pair[1]).detach().abs().max() / pair[1].abs().max().clamp_min(1e-12))
         return None if off <= _AGREE else f"the parts run in torch differ from onnxruntime by {off:.1e}"
 
-    def hidden(self) -> int:
-        """How many matrix products with constants stand in branches and loops, where they are left as they are."""
-        return sum(_products(graph) for node in self.view.nodes for graph in subgraphs(node))
-
     def numbers_outside(self) -> int:
         """Numbers stored in the graph's constants beside the weights and biases of the dense maps."""
-        inside = {
-            root for one in self.maps for name in (one.weight, one.bias) if name for root in self.view.roots(name)
-        }
-        stored = sum(_count(t.dims) for name, t in self.view.initializers.items() if name not in inside)
-        return stored + _constants(self.view.graph, inside)
+        names = [name for one in self.maps for name in (one.weight, one.bias) if name]
+        return numbers_outside(self.view, [*names, *(name for loop in self.loops for name in loop.weights)])
+
+    def _open_loops(
+        self, weights: dict[Any, nn.Parameter], taken: Collection[str]
+    ) -> tuple[list[Loop], dict[str, str]]:
+        """The recurrent nodes whose maps are modules now, and of the others why they are not."""
+        found, left = find_recurrent(self.view)
+        loops = []
+        for name, (loop, stored) in zip(unique_names([loop.module for loop, _ in found], taken), found, strict=True):
+            loops.append(replace(loop, module=name))
+            _add(self, name, OpenNode(self.view.nodes[loop.node], linears(self.view, loop, stored, weights)))
+        return loops, left
 
     def _hold_others(self, maps: Sequence[DenseMap], weights: Mapping[Any, nn.Parameter]) -> None:
         """Weights whose stored tensor is read by something that is no dense map are held by a module named after it."""
-        own = {i for one in maps for i in one.nodes}
-        for one in maps:
-            roots = self.view.roots(one.weight)
-            chain = {i for i in self.view.constant_nodes if roots & self._roots_of(i)}
-            readers = {i for i in self._readers(roots, chain) if i not in own and i not in self.view.constant_nodes}
-            if readers and one.weight_key in weights:
-                node = self.view.nodes[min(readers)]
-                name = f"read_by_{node.op_type}_{min(readers)}"
-                if name not in self._modules:
-                    self.add_module(name, Holder([]))
-                holder = self.get_submodule(name)
-                holder.register_parameter(f"weight_{len(holder._parameters)}", weights[one.weight_key])
-
-    def _roots_of(self, i: int) -> set[str]:
-        return {root for name in self.view.nodes[i].input if name for root in self.view.roots(name)}
-
-    def _readers(self, roots: set[str], chain: set[int]) -> set[int]:
-        names = roots | {name for i in chain for name in self.view.nodes[i].output}
-        return {i for name in names for i in self.view.readers.get(name, ())}
+        own = {i for one in self.opened for i in one.nodes}
+        kept: list[tuple[str, list[Any]]] = [(one.weight, [one.weight_key]) for one in maps]
+        for loop in self.loops:
+            for name, start in zip(loop.weights, keys(self.view, loop), strict=False):
+                kept.append((name, [key for key in weights if isinstance(key, tuple) and key[: len(start)] == start]))
+        for name, held in kept:
+            readers = other_readers(self.view, name, own)
+            if not readers:
+                continue
+            node = self.view.nodes[min(readers)]
+            where = f"read_by_{node.op_type}_{min(readers)}"
+            if where not in self._modules:
+                self.add_module(where, Holder([]))
+            holder = self.get_submodule(where)
+            for key in held:
+                if key in weights:
+                    holder.register_parameter(f"weight_{len(holder._parameters)}", weights[key])
 
 
 def _joins(one: DenseMap, other: DenseMap) -> bool:
@@ -363,27 +380,3 @@ def _part(x: Tensor, start: int, rows: int) -> Tensor:
     """``rows`` rows from ``start`` on; the last one again where there are fewer."""
     part = x[start : start + rows]
     return part if len(part) == rows else torch.cat([part, part[-1:].expand(rows - len(part), *part.shape[1:])])
-
-
-def _count(sizes: Any) -> int:
-    total = 1
-    for size in sizes:
-        total *= int(size)
-    return total
-
-
-def _constants(graph: onnx.GraphProto, inside: set[str]) -> int:
-    """Numbers in Constant nodes and in the initialisers of branches and loops,."""
-    total = 0
-    for node in graph.node:
-        for entry in node.attribute:
-            if node.op_type == "Constant" and entry.HasField("t") and node.output[0] not in inside:
-                total += _count(entry.t.dims)
-        for inner in subgraphs(node):
-            total += _constants(inner, inside) + sum(_count(tensor.dims) for tensor in inner.initializer)
-    return total
-
-
-def _products(graph: onnx.GraphProto) -> int:
-    own = sum(node.op_type in ("MatMul", "Gemm", "LSTM", "GRU", "RNN") for node in graph.node)
-    return own + sum(_products(inner) for node in graph.node for inner in subgraphs(node))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor_converters.onnx_in.maps import DenseMap, module_name, unique_names
+from compressor_converters.onnx_in.recurrent import Loop
 from compressor_converters.onnx_in.segment import Segment
 from compressor_converters.onnx_in.view import View, attribute, is_standard, number
 
@@ -37,6 +38,22 @@ class Call:
     output: str
     dense: DenseMap | None  # None for an activation
 
+    @property
+    def inputs(self) -> list[str]:
+        """The value that it takes."""
+        return [self.input]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The value that it gives."""
+        return [self.output]
+
+    def run(self, module: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the module makes of ``values``, in the axes and the type that the graph has there."""
+        x = values[self.input]
+        device = next((p.device for p in module.parameters()), x.device)
+        return {self.output: self.leave(module(self.enter(x.to(device))), x)}
+
     def enter(self, x: Tensor) -> Tensor:
         """``x`` with the features last, in the type that modules compute in."""
         x = x.float() if x.dtype == torch.float16 else x
@@ -52,7 +69,7 @@ class Call:
         return y.to(like.dtype)
 
 
-Step = Call | Segment
+Step = Call | Loop | Segment
 
 
 def find_activations(view: View, maps: Sequence[DenseMap]) -> list[tuple[int, nn.Module]]:
@@ -74,10 +91,10 @@ def name_activations(view: View, activations: Iterable[tuple[int, nn.Module]], t
     """A name for the module of each of ``activations``."""
     nodes = [view.nodes[i] for i, _ in activations]
     wanted = [module_name(node.name or node.output[0], node.op_type) for node in nodes]
-    return unique_names([*taken, *wanted])[len(taken) :]
+    return unique_names(wanted, taken)
 
 
-def cut(view: View, calls: Sequence[Call]) -> list[Step]:
+def cut(view: View, calls: Sequence[Call | Loop]) -> list[Step]:
     """The steps of the graph in an order in which they can be run; constants belong to those that read them.
 
     Every other node runs as late as its inputs ask for: right after the last call that it depends on, so that up
@@ -104,14 +121,14 @@ def cut(view: View, calls: Sequence[Call]) -> list[Step]:
     return steps
 
 
-def _segment(view: View, part: list[int], later: Iterable[list[int]], calls: Sequence[Call]) -> Segment:
+def _segment(view: View, part: list[int], later: Iterable[list[int]], calls: Sequence[Call | Loop]) -> Segment:
     own = {name for i in part for name in view.nodes[i].output if name}
     constant = {name for i in view.constant_nodes for name in view.nodes[i].output} | view.initializers.keys()
     constant |= {tensor.values.name for tensor in view.graph.sparse_initializer}
     read = dict.fromkeys(name for i in part for name in sorted(view.read_by[i]))
     inputs = [name for name in read if name not in own and name not in constant]
     wanted = {name for other in later for i in other for name in view.read_by[i]}
-    wanted |= {call.input for call in calls} | set(view.outputs)
+    wanted |= {name for call in calls for name in call.inputs} | set(view.outputs)
     outputs = [name for i in part for name in view.nodes[i].output if name in own & wanted]
     return Segment(view, part, inputs, outputs)
 
@@ -120,9 +137,9 @@ def last_reads(steps: Sequence[Step], outputs: Iterable[str]) -> Mapping[int, li
     """By the position of a step, the values that nobody reads after it."""
     last: dict[str, int] = {}
     for n, step in enumerate(steps):
-        for name in [step.input] if isinstance(step, Call) else step.inputs:
+        for name in step.inputs:
             last[name] = n
-        for name in [step.output] if isinstance(step, Call) else step.outputs:
+        for name in step.outputs:
             last.setdefault(name, n)
     done: dict[int, list[str]] = {}
     for name, n in last.items():

@@ -27,7 +27,8 @@ def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object
 def integer(node: onnx.NodeProto, name: str, default: int = 0) -> int:
     """A whole number among the attributes of ``node``."""
     value = attribute(node, name, default)
-    assert isinstance(value, int)
+    if not isinstance(value, int):
+        raise ValueError(f"'{name}' of the node '{node.name or node.op_type}' is no whole number")
     return value
 
 
@@ -40,7 +41,8 @@ def integers(node: onnx.NodeProto, name: str) -> list[int]:
 def number(node: onnx.NodeProto, name: str, default: float) -> float:
     """A number among the attributes of ``node``."""
     value = attribute(node, name, default)
-    assert isinstance(value, int | float)
+    if not isinstance(value, int | float):
+        raise ValueError(f"'{name}' of the node '{node.name or node.op_type}' is no number")
     return float(value)
 
 
@@ -242,7 +244,8 @@ def _constant(node: onnx.NodeProto, file: OnnxFile) -> Array:
 def _computed(node: onnx.NodeProto, inputs: list[Array | None]) -> Array:
     """What one of the chained operators makes of constants."""
     x = inputs[0]
-    assert x is not None
+    if x is None:
+        raise ValueError(f"the node '{node.name or node.op_type}' has no input")
     if node.op_type == "Identity":
         return x
     if node.op_type == "Transpose":
@@ -262,11 +265,14 @@ def _computed(node: onnx.NodeProto, inputs: list[Array | None]) -> Array:
 
 
 def _dequantized(node: onnx.NodeProto, x: Array, scale: Array | None, zero: Array | None) -> Array:
-    assert scale is not None
+    if scale is None:
+        raise ValueError(f"the node '{node.name or node.op_type}' has no scale")
     block = integer(node, "block_size")
     axis = integer(node, "axis", 1) % max(1, x.ndim)
     shift = np.zeros_like(scale, dtype=np.int32) if zero is None else zero.astype(np.int32)
     if block:
+        if not 0 < block <= max(x.shape, default=0):
+            raise ValueError(f"the node '{node.name or node.op_type}' has blocks of {block}")
         scale, shift = (np.repeat(part, block, axis)[tuple(slice(n) for n in x.shape)] for part in (scale, shift))
     elif scale.ndim == 1 and scale.size > 1:
         shape = [-1 if i == axis else 1 for i in range(x.ndim)]
