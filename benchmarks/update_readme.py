@@ -223,6 +223,19 @@ def folder() -> str:
     )
 
 
+def kernels_job() -> str:
+    """What the kernels do for a whole job, in one sentence."""
+    path = RESULTS / "kernels_job.json"
+    if not path.exists():
+        return "_not measured yet: `make bench`_"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    plain, native = (row["wall_time_s"] for row in found["rows"])
+    return (
+        f"A whole job (`benchmarks/kernels_job.py`), the Caffe LeNet by ACDC in {found['epochs']} epochs, most of it"
+        f" convolutions: {plain:.0f} s in plain torch, {native:.0f} s with the kernels."
+    )
+
+
 _LENET = ("Caffe LeNet on MNIST", {"error": ("test error", ".2%")})
 _LSTM = ("LSTM on rows of MNIST", {"error": ("test error", ".2%")})
 _MINILM = ("all-MiniLM-L6-v2 on SICK", {"spearman": ("Spearman", ".4f"), "cosine": ("cosine with the original", ".4f")})
@@ -238,6 +251,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "onnx_files": onnx_files,
     "lstm": lambda: comparison("lstm", *_LSTM),
     "kernels": kernels,
+    "kernels_job": kernels_job,
     "onnx_versions": onnx_versions,
     "minilm": lambda: comparison("minilm", *_MINILM),
     "folder": folder,
