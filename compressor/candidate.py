@@ -34,7 +34,7 @@ from compressor_converters import manifest as manifests
 from compressor_converters.hugging_face.writing import is_hugging_face, write_config
 from compressor_converters.onnx_file import save_onnx
 from compressor_converters.onnx_in import FileRun, OnnxNetwork, macs_outside, save_network
-from compressor_converters.onnx_in.room import RoomError, bounded
+from compressor_converters.onnx_in.room import RoomError
 from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
@@ -133,10 +133,7 @@ def _note(candidates: Sequence[Candidate], text: str) -> None:
 
 def _room(case: Case, inputs: tuple[Tensor, ...]) -> contextlib.AbstractContextManager[None]:
     """Bounded memory for a graph, which may have been written by anybody."""
-    if not isinstance(case.model, OnnxNetwork):
-        return contextlib.nullcontext()
-    view = case.model.view
-    return bounded(view.file.path, view.nbytes + sum(x.nbytes for x in inputs))
+    return case.model.bounded(inputs) if isinstance(case.model, OnnxNetwork) else contextlib.nullcontext()
 
 
 def _torch_run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], object]:

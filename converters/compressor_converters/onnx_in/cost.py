@@ -12,7 +12,7 @@ from torch import Tensor
 from compressor_converters.onnx_in.network import OnnxNetwork
 from compressor_converters.onnx_in.read import OnnxFile
 from compressor_converters.onnx_in.segment import Segment
-from compressor_converters.onnx_in.view import View, integer
+from compressor_converters.onnx_in.view import View, integer, needed
 
 _CONVOLUTIONS = ("Conv", "ConvInteger", "QLinearConv")
 _PRODUCTS = ("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "FusedMatMul", "FusedGemm")
@@ -64,8 +64,8 @@ def _shapes(network: OnnxNetwork, names: Sequence[str], inputs: Sequence[Tensor]
     proto.graph.node.extend(helper.make_node("Shape", [name], [f"{name}/shape"]) for name in names)
     opened = View(OnnxFile(view.file.path, proto))
     outputs = [f"{name}/shape" for name in names]
-    needed = _needed(opened, outputs)
-    whole = Segment(opened, needed, [spec.name for spec in network.inputs], outputs)
+    nodes = sorted(needed(outputs, opened.maker, opened.read_by))
+    whole = Segment(opened, nodes, [spec.name for spec in network.inputs], outputs)
     values = {}
     for spec, x in zip(network.inputs, inputs, strict=True):
         x = x[0] if spec.sizes is not None and x.ndim == len(spec.sizes) + 1 else x
@@ -74,14 +74,3 @@ def _shapes(network: OnnxNetwork, names: Sequence[str], inputs: Sequence[Tensor]
         values[spec.name] = values[spec.name].to(spec.dtype)
     made = whole.run(values)
     return {name: [int(size) for size in made[f"{name}/shape"]] for name in names}
-
-
-def _needed(view: View, outputs: Sequence[str]) -> list[int]:
-    wanted: set[int] = set()
-    pending = list(outputs)
-    while pending:
-        maker = view.maker.get(pending.pop())
-        if maker is not None and maker not in wanted:
-            wanted.add(maker)
-            pending.extend(view.read_by[maker])
-    return sorted(wanted)

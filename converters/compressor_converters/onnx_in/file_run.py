@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from compressor_converters.onnx_in.network import OnnxNetwork
-from compressor_converters.onnx_in.room import bounded
 
 
 class FileRun:
@@ -27,7 +26,7 @@ class FileRun:
     def _run(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         names = [spec.name for spec in self.network.inputs]
         feeds = {name: x.detach().cpu().contiguous().numpy() for name, x in zip(names, inputs, strict=True)}
-        outputs, view = self.network.view.outputs, self.network.view
-        with bounded(view.file.path, view.nbytes + sum(array.nbytes for array in feeds.values())):
+        outputs = self.network.view.outputs
+        with self.network.bounded(inputs):
             found = self.session.run(outputs, feeds)
         return dict(zip(outputs, map(torch.from_numpy, found), strict=True))

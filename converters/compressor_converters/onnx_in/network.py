@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from compressor.errors import reason
 from compressor_converters.onnx_in.maps import DenseMap, find_maps, unique_names
 from compressor_converters.onnx_in.read import OnnxFile, as_tensor
 from compressor_converters.onnx_in.recurrent import Loop, OpenNode, find_recurrent, keys, linears
+from compressor_converters.onnx_in.room import bounded
 from compressor_converters.onnx_in.segment import Segment
 from compressor_converters.onnx_in.steps import Call, cut, find_activations, last_reads, name_activations
 from compressor_converters.onnx_in.stored import numbers_outside, other_readers
@@ -135,6 +137,10 @@ class OnnxNetwork(Stepwise):
         sizes = [min(self.rows, rows - start) for start in range(0, rows, self.rows)]
         calls = [[_part(x, n * self.rows, self.rows) for x in given] for n in range(len(sizes))]
         return self._joined([run(call) for call in calls], sizes)
+
+    def bounded(self, inputs: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Within, running the whole graph on ``inputs`` takes no more than its room, else RoomError."""
+        return bounded(self.view.file.path, self.view.nbytes + sum(x.nbytes for x in inputs))
 
     def passes(self, inputs: Sequence[Tensor]) -> int:
         """How many calls of the graph ``inputs`` are."""

@@ -17,7 +17,7 @@ from compressor.layers.onnx_body import DOMAIN
 from compressor_converters.onnx_file import bodies, trace_module
 from compressor_converters.onnx_in.lower import OldOpsetError, lower
 from compressor_converters.onnx_in.network import OnnxNetwork
-from compressor_converters.onnx_in.view import STANDARD
+from compressor_converters.onnx_in.view import STANDARD, needed, reads
 
 _PREFIX = f"{DOMAIN}/"
 
@@ -47,6 +47,7 @@ class Traced:
         ends = iter([value.name for value in self.proto.graph.output])
         self.ends = [[next(ends) for _ in range(part.outputs)] for part in parts]
         self.placed: set[int] = set()
+        self.read_by = [reads(node) for node in self.proto.graph.node]
         self.maker = {name: i for i, node in enumerate(self.proto.graph.node) for name in node.output}
         self.varying: set[str] = set(names)  # values that depend on an input
         for node in self.proto.graph.node:
@@ -62,7 +63,7 @@ class Traced:
 
         The constants are those that no part asked for before made.
         """
-        wanted = sorted({i for end in self.ends[n] for i in self._needed(end)} - self.placed)
+        wanted = sorted(needed(self.ends[n], self.maker, self.read_by) - self.placed)
         self.placed |= set(wanted)
         names = dict(zip((*self.inputs[n], *self.ends[n]), (*starts, *ends), strict=True))
         nodes = [self.proto.graph.node[i] for i in wanted]
@@ -72,16 +73,6 @@ class Traced:
             if end not in self.maker:  # the module is the identity
                 moving.append(helper.make_node("Identity", [starts[0]], [name]))
         return fixed, moving
-
-    def _needed(self, name: str) -> set[int]:
-        found: set[int] = set()
-        pending = [name]
-        while pending:
-            maker = self.maker.get(pending.pop())
-            if maker is not None and maker not in found:
-                found.add(maker)
-                pending.extend(self.proto.graph.node[maker].input)
-        return found
 
     def free(self, name: str) -> str:
         """``name`` in the space of ours, and such that the graph has no such value."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -212,14 +212,7 @@ class View:
 
     def _chain(self, name: str) -> list[int]:
         """The nodes that a constant is computed by, in order."""
-        found: set[int] = set()
-        pending = [name]
-        while pending:
-            maker = self.maker.get(pending.pop())
-            if maker is not None and maker not in found:
-                found.add(maker)
-                pending.extend(one for one in self.nodes[maker].input if one)
-        return sorted(found)
+        return sorted(needed([name], self.maker, self.read_by))
 
     def roots(self, name: str) -> set[str]:
         """The stored tensors and constant nodes that a constant is computed from."""
@@ -227,6 +220,18 @@ class View:
         read = {one for node in nodes for one in node.input if one in self.initializers}
         constants = {node.output[0] for node in nodes if node.op_type == "Constant"}
         return read | constants | ({name} if name in self.initializers else set())
+
+
+def needed(names: Iterable[str], maker: Mapping[str, int], read_by: Sequence[Iterable[str]]) -> set[int]:
+    """The numbers of the nodes that the values ``names`` are computed by: ``maker`` has that of each value."""
+    found: set[int] = set()
+    pending = list(names)
+    while pending:
+        number = maker.get(pending.pop())
+        if number is not None and number not in found:
+            found.add(number)
+            pending.extend(read_by[number])
+    return found
 
 
 def _constant(node: onnx.NodeProto, file: OnnxFile) -> Array:
