@@ -1,8 +1,8 @@
 """Random cases of all kernels from two threads: ``python kernels/stress.py [SECONDS] [KIND ...]``.
 
-Kinds are the sanitizers ``address,undefined`` and ``thread``; ``wide``, the code for AVX-512 on AVX2; and ``neon``,
-cross-compiled for ARM and run by qemu: all four unless named. Needs cmake and a C++ compiler, for ``neon`` that of
-aarch64 and ``qemu-aarch64``.
+Kinds are the sanitizers ``address,undefined`` and ``thread``; ``wide``, the code for AVX-512 on AVX2; ``neon``,
+cross-compiled for ARM and run by qemu; and ``clang`` and ``clang-neon``, the same code by that compiler: all unless
+named. Needs cmake and a C++ compiler, for ARM that of aarch64 and ``qemu-aarch64``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from build import HERE
 
 ARM_COMPILER, ARM_EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+CLANG = "clang++"
 ARM_SYSTEM = "/usr/aarch64-linux-gnu"  # where Debian puts the libraries of a cross compiler
 
 
@@ -38,8 +39,10 @@ def build_stress(folder: Path, *options: str) -> None:
 def stress(kind: str, seconds: float, folder: Path) -> None:
     """Build and run ``kind`` in ``folder``; CalledProcessError where something is wrong."""
     command = [str(folder / "ck_stress"), str(seconds)]
-    if kind == "neon":
+    if kind.endswith("neon"):
         cross = {"SYSTEM_NAME": "Linux", "SYSTEM_PROCESSOR": "aarch64", "CXX_COMPILER": ARM_COMPILER}
+        if kind == "clang-neon":
+            cross |= {"CXX_COMPILER": CLANG, "CXX_COMPILER_TARGET": "aarch64-linux-gnu"}
         build_stress(folder, *(f"-DCMAKE_{name}={value}" for name, value in cross.items()))
         subprocess.run([ARM_EMULATOR, "-L", ARM_SYSTEM, *command], check=True)
         return
@@ -48,11 +51,12 @@ def stress(kind: str, seconds: float, folder: Path) -> None:
         subprocess.run(command, check=True)
         return
     isas = instruction_sets()
-    build_stress(folder, f"-DCK_SANITIZE={kind}", f"-DCK_ISAS={';'.join(isas)}")
+    how = f"-DCMAKE_CXX_COMPILER={CLANG}" if kind == "clang" else f"-DCK_SANITIZE={kind}"
+    build_stress(folder, how, f"-DCK_ISAS={';'.join(isas)}")
     for isa in isas:
         subprocess.run(command, check=True, env={**os.environ, "COMPRESSOR_KERNELS_ISA": isa})
 
 
 if __name__ == "__main__":
-    for named in sys.argv[2:] or ["address,undefined", "thread", "wide", "neon"]:
+    for named in sys.argv[2:] or ["address,undefined", "thread", "wide", "neon", "clang", "clang-neon"]:
         stress(named, float(sys.argv[1]) if len(sys.argv) > 1 else 10, HERE.parent / "build" / named.replace(",", "-"))

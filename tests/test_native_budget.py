@@ -170,10 +170,11 @@ def test_every_instruction_set_of_this_machine_is_right(isa: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["address,undefined", "thread", "wide", "neon"])
+@pytest.mark.parametrize("kind", ["address,undefined", "thread", "wide", "neon", "clang", "clang-neon"])
 def test_random_cases_from_two_threads_are_right_and_clean(kind: str) -> None:
-    """Under sanitizers, with the code for AVX-512 on AVX2, and as the ARM build under an emulator."""
-    for program in ("cmake", *(("aarch64-linux-gnu-g++", "qemu-aarch64") if kind == "neon" else ())):
+    """Under sanitizers, with the code for AVX-512 on AVX2, as the ARM build under an emulator, and by Clang."""
+    needed = {"neon": ("aarch64-linux-gnu-g++", "qemu-aarch64"), "clang": ("clang++",)}
+    for program in ("cmake", *(one for part in kind.split("-") for one in needed.get(part, ()))):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}")
     command = [sys.executable, "kernels/stress.py", "4", kind]

@@ -39,9 +39,9 @@ CK_INLINE void back_quad(const QuadTables& tables, int64_t quad, const float* z1
   const CosineView& plan = *tables.plan;
   const int32_t* index = plan.index + 4 * quad;
   V t[8], d[4];
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int i = 0; i < 8; i++) t[i] = splat(plan.matrix[i * plan.quads + quad]);
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) d[i] = splat(index[i] < 0 ? 0.0f : tables.d[index[i]]);
   const auto unpacked = [&t](V zr, V zi, V yr, V yi, V x[4]) __attribute__((always_inline)) {
     x[0] = t[0] * zr - t[1] * zi + t[2] * yr + t[3] * yi;
@@ -54,7 +54,7 @@ CK_INLINE void back_quad(const QuadTables& tables, int64_t quad, const float* z1
   unpacked(load(g1), load(g1 + W), load(g2), load(g2 + W), g);
   add_sums(u[0] * g[0], u[1] * g[1], u[2] * g[2], u[3] * g[3], tables.gradients + 8 * quad);
   add_sums(g[0], g[1], g[2], g[3], tables.gradients + 8 * quad + 4);
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) g[i] *= d[i];
   store(g1, t[0] * g[0] - t[1] * g[1] + t[4] * g[2] + t[5] * g[3]);
   store(g1 + W, t[4] * g[3] - t[1] * g[0] - t[0] * g[1] - t[5] * g[2]);
@@ -64,13 +64,13 @@ CK_INLINE void back_quad(const QuadTables& tables, int64_t quad, const float* z1
 
 CK_INLINE void transform_group(const float* from, float* to, bool is_forward) {
   V re[4], im[4];
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) re[i] = load(from + 2 * W * i), im[i] = load(from + 2 * W * i + W);
   if (is_forward)
     bf<4>(re, im);
   else
     bf<4>(im, re);
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) store(to + 2 * W * i, re[i]), store(to + 2 * W * i + W, im[i]);
 }
 
@@ -143,7 +143,7 @@ static void back_scale(const CosineView& plan, const Member& member, const float
   const Pass& outer = plan.passes[0];
   for (int64_t part = 0, i = 0; part < outer.radix; part++) {
     const auto back = [&](int64_t j, V product[2]) __attribute__((always_inline)) {
-#pragma GCC unroll 2
+      CK_UNROLL(2)
       for (int c = 0; c < 2; c++) {
         const int64_t at = 2 * (outer.stride * part + j) + c, entry = 2 * (outer.radix * j + part) + c;
         const int64_t slot = IS_MOVED ? int64_t{member.slot[entry]} : W * at;

@@ -68,10 +68,10 @@ CK_INLINE void transpose_four(V v[4]) {
 }
 
 static void across_lanes(const float* z, const float* twist, const int32_t* position, float* line) {
-#pragma GCC unroll 2
+  CK_UNROLL(2)
   for (int half = 0; half < 2; half++) {
     V re[4], im[4];
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int i = 0; i < 4; i++) {
       const float *low = z + int64_t{position[i]} + 4 * half, *high = z + int64_t{position[i + 4]} + 4 * half;
       const V r = load_halves(low, high), m = load_halves(low + W, high + W);
@@ -80,7 +80,7 @@ static void across_lanes(const float* z, const float* twist, const int32_t* posi
     }
     transpose_four(re);
     transpose_four(im);
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int i = 0; i < 4; i++) store(line + 2 * W * (4 * half + i), re[i]), store(line + 2 * W * (4 * half + i) + W, im[i]);
   }
   const auto get = [&](int i, V& re, V& im) __attribute__((always_inline)) {
@@ -100,14 +100,14 @@ static void back_across_lanes(float* z, const float* twist, const int32_t* posit
     store(line + 2 * W * i, re), store(line + 2 * W * i + W, im);
   };
   backward_eight_by_halves<false>(get, put, nullptr);
-#pragma GCC unroll 2
+  CK_UNROLL(2)
   for (int half = 0; half < 2; half++) {
     V re[4], im[4];
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int i = 0; i < 4; i++) re[i] = load(line + 2 * W * (4 * half + i)), im[i] = load(line + 2 * W * (4 * half + i) + W);
     transpose_four(re);
     transpose_four(im);
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int i = 0; i < 4; i++) {
       float *low = z + int64_t{position[i]} + 4 * half, *high = z + int64_t{position[i + 4]} + 4 * half;
       const V c = load(twist + 2 * W * (4 * half + i)), s = load(twist + 2 * W * (4 * half + i) + W);
@@ -118,7 +118,7 @@ static void back_across_lanes(float* z, const float* twist, const int32_t* posit
 #else
 static void across_lanes(const float* z, const float* twist, const int32_t* position, float* line) {
   V re[W], im[W];
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < W; i++) {
     const float *from = z + int64_t{position[i]}, *factor = twist + 2 * W * i;
     const V r = load(from), m = load(from + W), c = load(factor), s = load(factor + W);
@@ -127,18 +127,18 @@ static void across_lanes(const float* z, const float* twist, const int32_t* posi
   transpose(re);
   transpose(im);
   bf<W>(re, im);
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < W; i++) store(line + 2 * W * i, re[i]), store(line + 2 * W * i + W, im[i]);
 }
 
 static void back_across_lanes(float* z, const float* twist, const int32_t* position, float* line) {
   V re[W], im[W];
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < W; i++) re[i] = load(line + 2 * W * i), im[i] = load(line + 2 * W * i + W);
   bf<W>(im, re);
   transpose(re);
   transpose(im);
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < W; i++) {
     float* to = z + int64_t{position[i]};
     const float* factor = twist + 2 * W * i;
@@ -199,7 +199,7 @@ CK_INLINE void enter_row(const RowView& plan, const float* a, const float* const
     V v[4];
     if (soon[0])
       for (int64_t line = 0; line < 4 * W; line += 16) fetch(soon[0] + i + line), fetch(soon[1] + i + line);
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int j = 0; j < 4; j++) {
       v[j] = get(i + j * W);
       if (a) v[j] *= loadu(a + i + j * W);
@@ -219,7 +219,7 @@ CK_INLINE void leave_row(const RowView& plan, const float* z, const Put& put) {
     const float *low = z + 2 * W * vector, *high = z + 2 * W * (plan.length - 1 - vector);
     V v[4] = {load(low), reverse(load(high + W)), load(low + W), reverse(load(high))};
     join_fours(v);
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int j = 0; j < 4; j++) put(i + j * W, v[j]);
   }
 }

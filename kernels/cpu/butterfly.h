@@ -47,7 +47,7 @@ CK_INLINE void bf_odd(V* re, V* im) {
   constexpr int H = R / 2;
   V sr[H], si[H], dr[H], di[H];
   V tr = re[0], ti = im[0];
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int i = 0; i < H; i++) {
     sr[i] = re[i + 1] + re[R - 1 - i], si[i] = im[i + 1] + im[R - 1 - i];
     dr[i] = re[i + 1] - re[R - 1 - i], di[i] = im[i + 1] - im[R - 1 - i];
@@ -55,10 +55,10 @@ CK_INLINE void bf_odd(V* re, V* im) {
   }
   const V zr = re[0], zi = im[0];
   re[0] = tr, im[0] = ti;
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int q = 1; q <= H; q++) {
     V ar = zr, ai = zi, br = root_sin<R>(q) * dr[0], bi = root_sin<R>(q) * di[0];
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int i = 0; i < H; i++) {
       ar += root_cos<R>(q * (i + 1)) * sr[i], ai += root_cos<R>(q * (i + 1)) * si[i];
       if (i) br += root_sin<R>(q * (i + 1)) * dr[i], bi += root_sin<R>(q * (i + 1)) * di[i];
@@ -94,21 +94,21 @@ CK_INLINE void bf_sixteen(V* re, V* im) {
   static constexpr float sin[10] = {0, 0.382683432365089772f, 0.707106781186547524f, 0.923879532511286756f, 1,
                                     0, 0.707106781186547524f, 0, 0, -0.382683432365089772f};
   V r[16], m[16];
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int j = 0; j < 4; j++) {
     V cr[4] = {re[j], re[j + 4], re[j + 8], re[j + 12]}, ci[4] = {im[j], im[j + 4], im[j + 8], im[j + 12]};
     bf<4>(cr, ci);
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int q = 0; q < 4; q++) {
       const V c = splat(cos[j * q]), s = splat(sin[j * q]);
       r[4 * q + j] = j && q ? cr[q] * c + ci[q] * s : cr[q];
       m[4 * q + j] = j && q ? ci[q] * c - cr[q] * s : ci[q];
     }
   }
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int q = 0; q < 4; q++) {
     bf<4>(r + 4 * q, m + 4 * q);
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int j = 0; j < 4; j++) re[4 * j + q] = r[4 * q + j], im[4 * j + q] = m[4 * q + j];
   }
 }
@@ -121,7 +121,7 @@ CK_INLINE void bf(V* re, V* im) {
     bf_4(re[0], im[0], re[1], im[1], re[2], im[2], re[3], im[3]);
   } else if constexpr (R == 8) {
     const float half = 0.707106781186547524f;
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int i = 0; i < 4; i++) bf_2(re[i], im[i], re[i + 4], im[i + 4]);
     const V r5 = half * (re[5] + im[5]), i5 = half * (im[5] - re[5]);  // times exp(-i pi / 4)
     const V r6 = im[6], i6 = -re[6];                                   // times -i
@@ -130,10 +130,10 @@ CK_INLINE void bf(V* re, V* im) {
     bf_4(re[0], im[0], re[1], im[1], re[2], im[2], re[3], im[3]);
     bf_4(re[4], im[4], re[5], im[5], re[6], im[6], re[7], im[7]);
     V r[8], i[8];
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int q = 0; q < 4; q++)
       r[2 * q] = re[q], i[2 * q] = im[q], r[2 * q + 1] = re[q + 4], i[2 * q + 1] = im[q + 4];
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int q = 0; q < 8; q++) re[q] = r[q], im[q] = i[q];
   } else if constexpr (R == 16) {
     bf_sixteen(re, im);
@@ -146,7 +146,7 @@ CK_INLINE void bf(V* re, V* im) {
 template <int R>
 CK_INLINE void forward_column(V* re, V* im, const float* twiddles) {
   bf<R>(re, im);
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int q = 1; q < R; q++) {
     const V c = splat(twiddles[2 * q - 2]), s = splat(twiddles[2 * q - 1]);
     const V r = re[q] * c - im[q] * s;
@@ -158,7 +158,7 @@ CK_INLINE void forward_column(V* re, V* im, const float* twiddles) {
 // Its adjoint, decimation in time.
 template <int R>
 CK_INLINE void backward_column(V* re, V* im, const float* twiddles) {
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int q = 1; q < R; q++) {
     const V c = splat(twiddles[2 * q - 2]), s = splat(twiddles[2 * q - 1]);
     const V r = re[q] * c + im[q] * s;
@@ -174,10 +174,10 @@ static void forward_pass(float* z, int64_t length, int64_t step, const float* tw
     const float* t = twiddles;
     for (int64_t j = 0; j < step; j++, z += 2 * W, t += 2 * (R - 1)) {
       V re[R], im[R];
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int i = 0; i < R; i++) re[i] = load_once(z + 2 * W * step * i), im[i] = load_once(z + 2 * W * step * i + W);
       forward_column<R>(re, im, t);
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);
     }
   }
@@ -189,10 +189,10 @@ static void backward_pass(float* z, int64_t length, int64_t step, const float* t
     const float* t = twiddles;
     for (int64_t j = 0; j < step; j++, z += 2 * W, t += 2 * (R - 1)) {
       V re[R], im[R];
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int i = 0; i < R; i++) re[i] = load_once(z + 2 * W * step * i), im[i] = load_once(z + 2 * W * step * i + W);
       backward_column<R>(re, im, t);
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int i = 0; i < R; i++) store(z + 2 * W * step * i, re[i]), store(z + 2 * W * step * i + W, im[i]);
     }
   }

@@ -12,7 +12,7 @@ static void unpack_quads(const CosineView& plan, const float* z, float* h, int64
     const float *second = z + 2 * W * int64_t{plan.position[2 * quad + 1]};
     const V zr = load(first), zi = load(first + W), yr = load(second), yi = load(second + W);
     V t[8];
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int i = 0; i < 8; i++) t[i] = splat(plan.matrix[i * plan.quads + quad]);
     const V x[4] = {t[0] * zr - t[1] * zi + t[2] * yr + t[3] * yi, t[2] * yi - t[1] * zr - t[0] * zi - t[3] * yr,
                     t[4] * zr - t[5] * zi + t[6] * yr + t[7] * yi, t[5] * zr + t[4] * zi + t[7] * yr - t[6] * yi};
@@ -26,7 +26,7 @@ static void pack_quads(const CosineView& plan, const float* h, int64_t stride, f
   for (int64_t quad = 0; quad < plan.quads; quad++) {
     const int32_t* index = plan.index + 4 * quad;
     V t[8], x[4];
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int i = 0; i < 8; i++) t[i] = splat(plan.matrix[i * plan.quads + quad]);
     for (int i = 0; i < 4; i++) x[i] = index[i] < 0 ? zero() : load(h + W * stride * index[i]);
     float *first = z + 2 * W * int64_t{plan.position[2 * quad]};

@@ -71,7 +71,7 @@ static __attribute__((noinline)) void finish(const Block& k, const float* u, flo
     V v[R * C];
     leave<R, C>(u + e * R, v);
     if (__builtin_expect(e + C * W <= k.columns, 1)) {
-#pragma GCC unroll 16
+      CK_UNROLL(16)
       for (int i = 0; i < R * C; i++) storeu(y + i % R * y_stride + e + i / R * W, v[i] * (loadu(k.s + e + i / R * W) * scale));
       continue;
     }

@@ -50,7 +50,7 @@ static __attribute__((noinline)) void through_permutation(const Block& k, const 
     });
     turn<R>(by_g);
     V sum = by_g[0];
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int r = 1; r < R; r++) sum += by_g[r];
     storeu(grad_g + e, loadu(grad_g + e) + sum);
   }

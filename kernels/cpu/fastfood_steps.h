@@ -36,12 +36,12 @@ static __attribute__((noinline)) void enter(const float* x, int64_t stride, int6
         for (int i = 0; i < C * W; i++) tile[r * C * W + i] = e + i < columns ? x[r * stride + e + i] : 0.0f;
     }
     V v[R * C];
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < R * C; i++) v[i] = loadu(from + i % R * step + i / R * W) * loadu(b + e + i / R * W);
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < C; i++) turn<R>(v + i * R);
     near<R, C>(v);
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < R * C; i++) storeu(h + e * R + i * W, v[i]);
   }
 }
@@ -49,10 +49,10 @@ static __attribute__((noinline)) void enter(const float* x, int64_t stride, int6
 // The transform's bits of neighbours, and from the granules at h back to rows: v[c * R + r].
 template <int R, int C>
 CK_INLINE void leave(const float* h, V* v) {
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < R * C; i++) v[i] = loadu(h + i * W);
   near<R, C>(v);
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < C; i++) turn<R>(v + i * R);
 }
 
@@ -62,7 +62,7 @@ static __attribute__((noinline)) void leave_to_rows(const float* h, float* rows,
   for (int64_t e = 0; e < d; e += C * W) {
     V v[R * C];
     leave<R, C>(h + e * R, v);
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < R * C; i++) storeu(rows + i % R * d + e + i / R * W, v[i]);
   }
 }
@@ -76,7 +76,7 @@ static __attribute__((noinline)) void find_places(const Index* permutation, int3
       const int32_t at = static_cast<int32_t>(permutation[e + i]);
       found[i] = 4 * ((at & ~(W - 1)) | (at & 3) * (W / 4) | (at >> 2 & (W / 4 - 1)));
     }
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < W; i++) from[e + i % 4 * (W / 4) + i / 4] = found[i];
   }
 }
@@ -120,10 +120,10 @@ CK_INLINE void weighted_pass(In in, const float* g, float* out, int64_t stride, 
       for_each_vector<R>([&](auto which) {
         constexpr int J = decltype(which)::value;
         V v[N];
-#pragma GCC unroll 16
+        CK_UNROLL(16)
         for (int t = 0; t < N; t++) v[t] = in(j + J + t * stride) * spread<R, J>(loadu(g + (j + t * stride) / R * W));
         butterflies<N>(v, one);
-#pragma GCC unroll 16
+        CK_UNROLL(16)
         for (int t = 0; t < N; t++) storeu(out + (j + J + t * stride) * W, v[t]);
       });
 }

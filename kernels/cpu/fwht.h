@@ -21,10 +21,10 @@ template <int C>
 CK_INLINE void fwht_row(const float* x, float* y, int64_t d) {
   for (int64_t e = 0; e < d; e += C * W) {
     V v[C];
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < C; i++) v[i] = loadu(x + e + i * W);
     near<1, C>(v);
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < C; i++) storeu(y + e + i * W, v[i]);
   }
   distant(y, C, d / W);

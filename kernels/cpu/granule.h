@@ -25,7 +25,7 @@ CK_INLINE void butterflies(V* v, V one) {
   if constexpr (N > 1) {
     butterflies<N / 2>(v, one);
     butterflies<N / 2>(v + N / 2, one);
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < N / 2; i++) {
       const V a = v[i], b = v[i + N / 2];
       v[i] = a + b;
@@ -38,95 +38,52 @@ CK_INLINE void butterflies(V* v, V one) {
 template <int T>
 CK_INLINE V lane_butterflies(V v) {
   if constexpr (T < W) {
-    VI other;
     V sign;
-#pragma GCC unroll 16
-    for (int i = 0; i < W; i++) {
-      other[i] = i ^ T;
-      sign[i] = i & T ? -1.0f : 1.0f;
-    }
-    return lane_butterflies<2 * T>(__builtin_shuffle(v, other) + sign * v);
+    CK_UNROLL(16)
+    for (int i = 0; i < W; i++) sign[i] = i & T ? -1.0f : 1.0f;
+    return lane_butterflies<2 * T>(shuffle(v, v, [](int i) { return i ^ T; }) + sign * v);
   } else {
     return v;
   }
-}
-
-template <int A, int B, int C, int D>
-CK_INLINE V merge(V x, V y) {  // in each 128 bits: x[A], x[B], y[C], y[D]
-  VI from;
-#pragma GCC unroll 4
-  for (int i = 0; i < W; i += 4) {
-    from[i] = i + A, from[i + 1] = i + B;
-    from[i + 2] = W + i + C, from[i + 3] = W + i + D;
-  }
-  return __builtin_shuffle(x, y, from);
-}
-
-CK_INLINE V interleave_low(V x, V y) {
-  VI from;
-#pragma GCC unroll 4
-  for (int i = 0; i < W; i += 4) from[i] = i, from[i + 1] = W + i, from[i + 2] = i + 1, from[i + 3] = W + i + 1;
-  return __builtin_shuffle(x, y, from);
-}
-
-CK_INLINE V interleave_high(V x, V y) {
-  VI from;
-#pragma GCC unroll 4
-  for (int i = 0; i < W; i += 4) from[i] = i + 2, from[i + 1] = W + i + 2, from[i + 2] = i + 3, from[i + 3] = W + i + 3;
-  return __builtin_shuffle(x, y, from);
 }
 
 // W elements of R rows <-> the R vectors of a group; its own inverse.
 template <int R>
 CK_INLINE void turn(V* v) {
   if constexpr (R == 4) {
-    const V a = interleave_low(v[0], v[1]), b = interleave_high(v[0], v[1]);
-    const V c = interleave_low(v[2], v[3]), d = interleave_high(v[2], v[3]);
-    v[0] = merge<0, 1, 0, 1>(a, c);
-    v[1] = merge<2, 3, 2, 3>(a, c);
-    v[2] = merge<0, 1, 0, 1>(b, d);
-    v[3] = merge<2, 3, 2, 3>(b, d);
+    const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
+    const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
+    v[0] = shuffle4<0, 1, 0, 1>(a, c);
+    v[1] = shuffle4<2, 3, 2, 3>(a, c);
+    v[2] = shuffle4<0, 1, 0, 1>(b, d);
+    v[3] = shuffle4<2, 3, 2, 3>(b, d);
   }
-}
-
-// Of each two of 2n vectors, pieces of T lanes: v[i][odd piece] <-> v[i + T][even piece].
-template <int T>
-CK_INLINE void exchange_pieces(V& x, V& y) {
-  VI low, high;
-#pragma GCC unroll 16
-  for (int j = 0; j < W; j++) {
-    low[j] = j & T ? W + j - T : j;
-    high[j] = j & T ? W + j : j + T;
-  }
-  const V a = __builtin_shuffle(x, y, low);
-  y = __builtin_shuffle(x, y, high);
-  x = a;
 }
 
 // W vectors: v[i][j] <-> v[j][i].
 CK_INLINE void turn_square(V* v) {
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < W; i += 4) turn<4>(v + i);
   if constexpr (W >= 8) {
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < W; i++)
       if (!(i & 4)) exchange_pieces<4>(v[i], v[i + 4]);
   }
   if constexpr (W == 16) {
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int i = 0; i < 8; i++) exchange_pieces<8>(v[i], v[i + 8]);
   }
 }
 
 // The sum of the lanes of each of W vectors.
 CK_INLINE V sums(V* v) {
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < W; i += 4) {
     turn<4>(v + i);
     v[i] = (v[i] + v[i + 1]) + (v[i + 2] + v[i + 3]);  // lane 4 l + r: piece l of vector i + r
   }
   if constexpr (W >= 8) {
-#pragma GCC unroll 2
+    CK_UNROLL(2)
     for (int i = 0; i < W; i += 8) {
       exchange_pieces<4>(v[i], v[i + 4]);
       v[i] += v[i + 4];
@@ -143,7 +100,7 @@ CK_INLINE V sums(V* v) {
 template <int R, int J>
 CK_INLINE V spread(V g) {
   if constexpr (R == 4)
-    return merge<J, J, J, J>(g, g);
+    return shuffle4<J, J, J, J>(g, g);
   else
     return g;
 }
@@ -155,10 +112,10 @@ CK_INLINE void distant_pass(In in, float* out, int64_t stride, int64_t total) {
   for (int64_t block = 0; block < total; block += N * stride)
     for (int64_t j = block; j < block + stride; j++) {
       V v[N];
-#pragma GCC unroll 16
+      CK_UNROLL(16)
       for (int t = 0; t < N; t++) v[t] = in(j + t * stride);
       butterflies<N>(v, one);
-#pragma GCC unroll 16
+      CK_UNROLL(16)
       for (int t = 0; t < N; t++) storeu(out + (j + t * stride) * W, v[t]);
     }
 }
@@ -191,7 +148,7 @@ static __attribute__((noinline)) void distant(float* h, int64_t stride, int64_t 
 template <int R, int C>
 CK_INLINE void near(V* v) {
   butterflies<R * C>(v, splat(1.0f));
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < R * C; i++) v[i] = lane_butterflies<R>(v[i]);
 }
 

@@ -1,5 +1,5 @@
 // Fastfood, Monarch and sparse products for one instruction set; compiled like kernels.cpp.
-#if LANES == 16
+#if LANES == 16 && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own headers of AVX-512 are meant
 #endif
 #include "fastfood_backward.h"

@@ -22,10 +22,10 @@ static __attribute__((noinline)) void pack_lanes(const float* from, int64_t stri
   if (lanes == W)
     for (; c + W <= count; c += W) {
       V v[W];
-#pragma GCC unroll 16
+      CK_UNROLL(16)
       for (int i = 0; i < W; i++) v[i] = loadu(from + i * stride + c);
       turn_square(v);
-#pragma GCC unroll 16
+      CK_UNROLL(16)
       for (int i = 0; i < W; i++) storeu(to + (c + i) * to_stride, v[i]);
     }
   for (; c < count; c++)
@@ -49,24 +49,24 @@ static void monarch_pack(const ck_monarch& m, float* first, float* second) {
 template <int R, int N>
 CK_INLINE void first_tile(const float* x, int64_t x_stride, int64_t columns, const float* first, int64_t step, const int64_t* to, float* h, int64_t h_stride) {
   V total[R][N];
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int n = 0; n < N; n++) total[r][n] = zero();
   for (int64_t c = 0; c < columns; c++) {
     V w[N];
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int n = 0; n < N; n++) w[n] = loadu(first + c * step + n * W);
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int r = 0; r < R; r++) {
       const V a = splat(x[r * x_stride + c]);
-#pragma GCC unroll 4
+      CK_UNROLL(4)
       for (int n = 0; n < N; n++) total[r][n] += a * w[n];
     }
   }
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int n = 0; n < N; n++) storeu(h + r * h_stride + to[n], total[r][n]);
 }
 
@@ -99,19 +99,19 @@ static __attribute__((noinline)) void first_stage(const ck_monarch& m, const flo
 template <int R, int U>
 CK_INLINE void second_tile(const float* h, int64_t h_stride, int64_t count, const float* second,
                            V total[R][U]) {
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int u = 0; u < U; u++) total[r][u] = zero();
   for (int64_t e = 0; e < count; e++) {
     V w[U];
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int u = 0; u < U; u++) w[u] = loadu(second + (u * count + e) * W);
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int r = 0; r < R; r++) {
       V a = loadu(h + r * h_stride + e * W);
       hide(a);  // one load for all outputs
-#pragma GCC unroll 4
+      CK_UNROLL(4)
       for (int u = 0; u < U; u++) total[r][u] += a * w[u];
     }
   }
@@ -138,18 +138,18 @@ CK_INLINE void second_outputs(const ck_monarch& m, const float* h, int64_t h_str
   const int64_t count = m.blocks * m.rank;
   second_tile<R, U>(h + j * count, h_stride, count, second + (j * m.q + u * W) * count, total);
   if (__builtin_expect(m.blocks - j >= W && m.columns_out - (u + U - 1) * m.blocks - j >= W, 1)) {  // whole vectors
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int n = 0; n < U; n++) {
       const int64_t at = (u + n) * m.blocks + j;
       const V bias = m.bias ? loadu(m.bias + at) : zero();
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int r = 0; r < R; r++) storeu(y + r * y_stride + at, total[r][n] + bias);
     }
     return;
   }
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int n = 0; n < U; n++) put_classes(m, y + r * y_stride, u + n, j, total[r][n]);
 }
 
@@ -174,12 +174,12 @@ CK_INLINE void monarch_rows(const MonarchCall& c, int64_t row) {
 // The sum over `count` of a * b, for W rows of a, `stride` apart, at once.
 CK_INLINE V dots(const float* a, int64_t stride, const float* b, int64_t count) {
   V total[W];
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < W; i++) total[i] = zero();
   int64_t c = 0;
   for (; c + W <= count; c += W) {
     const V v = loadu(b + c);
-#pragma GCC unroll 16
+    CK_UNROLL(16)
     for (int i = 0; i < W; i++) total[i] += loadu(a + i * stride + c) * v;
   }
   const V sum = sums(total);

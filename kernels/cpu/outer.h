@@ -31,7 +31,7 @@ template <bool HAS_TWIDDLES = true, class Get, class Put>
 CK_INLINE void forward_eight_by_halves(const Get& get, const Put& put, const float* t) {
   V re[4], im[4], yr, yi;
   alignas(64) float kept[8 * W];
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) {
     get(i, re[i], im[i]), get(i + 4, yr, yi);
     store(kept + 2 * W * i, re[i] - yr), store(kept + 2 * W * i + W, im[i] - yi);
@@ -39,10 +39,10 @@ CK_INLINE void forward_eight_by_halves(const Get& get, const Put& put, const flo
   }
   bf<4>(re, im);
   if (HAS_TWIDDLES) twiddle<2>(re[1], im[1], t), twiddle<4>(re[2], im[2], t), twiddle<6>(re[3], im[3], t);
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) put(2 * i, re[i], im[i]);
   asm volatile("" : : "r"(kept) : "memory");
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) re[i] = load(kept + 2 * W * i), im[i] = load(kept + 2 * W * i + W);
   const float half = 0.707106781186547524f;
   const V r1 = half * (re[1] + im[1]), i1 = half * (im[1] - re[1]);  // times exp(-i pi / 4)
@@ -54,7 +54,7 @@ CK_INLINE void forward_eight_by_halves(const Get& get, const Put& put, const flo
     twiddle<1>(re[0], im[0], t), twiddle<3>(re[1], im[1], t);
     twiddle<5>(re[2], im[2], t), twiddle<7>(re[3], im[3], t);
   }
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) put(2 * i + 1, re[i], im[i]);
 }
 
@@ -65,7 +65,7 @@ CK_INLINE void backward_eight_by_halves(const Get& get, const Put& put, const fl
   get(0, re[0], im[0]), get(2, re[1], im[1]), get(4, re[2], im[2]), get(6, re[3], im[3]);
   if (HAS_TWIDDLES) untwiddle<2>(re[1], im[1], t), untwiddle<4>(re[2], im[2], t), untwiddle<6>(re[3], im[3], t);
   bf<4>(im, re);
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) store(kept + 2 * W * i, re[i]), store(kept + 2 * W * i + W, im[i]);
   asm volatile("" : : "r"(kept) : "memory");
   get(1, re[0], im[0]), get(3, re[1], im[1]), get(5, re[2], im[2]), get(7, re[3], im[3]);
@@ -79,7 +79,7 @@ CK_INLINE void backward_eight_by_halves(const Get& get, const Put& put, const fl
   const V r2 = -im[2], i2 = re[2];                                   // times i
   const V r3 = -half * (im[3] + re[3]), i3 = half * (re[3] - im[3]);
   re[1] = r1, im[1] = i1, re[2] = r2, im[2] = i2, re[3] = r3, im[3] = i3;
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) {
     const V er = load_once(kept + 2 * W * i), ei = load_once(kept + 2 * W * i + W);
     put(i, er + re[i], ei + im[i]), put(i + 4, er - re[i], ei - im[i]);
@@ -122,10 +122,10 @@ static void first_pass(const Source& source, float* z, const Pass& pass) {
       forward_eight_by_halves(get, put, twiddles);
     } else {
       V re[R], im[R];
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int i = 0; i < R; i++) get(i, re[i], im[i]);
       forward_column<R>(re, im, twiddles);
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int i = 0; i < R; i++) put(i, re[i], im[i]);
     }
     if (IS_MOVED) slot += 2 * R;
@@ -149,10 +149,10 @@ static void last_pass(const float* z, float* h, const Pass& pass) {
       backward_eight_by_halves(get, put, twiddles);
     } else {
       V re[R], im[R];
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int i = 0; i < R; i++) get(i, re[i], im[i]);
       backward_column<R>(re, im, twiddles);
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int i = 0; i < R; i++) put(i, re[i], im[i]);
     }
   }

@@ -44,7 +44,7 @@ CK_INLINE QuadTable quad_table(const CosineView& plan, int64_t first, float* mat
 }
 
 CK_INLINE void gather_fours(const float* from, const int32_t* index, V to[4]) {
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) to[i] = numbers(from, index + i * W);
   part_fours(to);
 }
@@ -53,18 +53,18 @@ CK_INLINE void gather_fours(const float* from, const int32_t* index, V to[4]) {
 template <bool HAS_BIAS>
 static void maps_of(const QuadTable& table, const float* d, const float* bias, float* out) {
   V t[8], e[4], b[4];
-#pragma GCC unroll 8
+  CK_UNROLL(8)
   for (int i = 0; i < 8; i++) t[i] = loadu(table.matrix + i * table.stride);
   gather_fours(d, table.index, e);
   if (HAS_BIAS) gather_fours(bias, table.index, b);
   const V rows[4][4] = {{t[0], -t[1], t[2], t[3]}, {-t[1], -t[0], -t[3], t[2]}, {t[4], -t[5], t[6], t[7]}, {t[5], t[4], t[7], -t[6]}};
   int at = 0;
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int p = 0; p < 4; p++) {
     V scaled[4];
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int i = 0; i < 4; i++) scaled[i] = rows[i][p] * e[i];
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int q = p; q < 4; q++, at++)
       store(out + W * at, scaled[0] * rows[0][q] + scaled[1] * rows[1][q] + scaled[2] * rows[2][q] + scaled[3] * rows[3][q]);
     store(out + W * (10 + p), HAS_BIAS ? rows[0][p] * b[0] + rows[1][p] * b[1] + rows[2][p] * b[2] + rows[3][p] * b[3] : zero());
@@ -87,7 +87,7 @@ static void pack_maps(const CosineView& plan, const float* d, const float* bias,
         const int entry = c + W <= MAP ? c : MAP - W;  // some of them twice
         V r[W];
         load_transposed([&](int64_t j) { return out + W * (entry + j); }, r);
-#pragma GCC unroll 8
+        CK_UNROLL(8)
         for (int64_t j = 0; j < W; j++)
           if (j < count) storeu(maps + j * MAP + entry, r[j]);
       }
@@ -99,12 +99,12 @@ static void pack_maps(const CosineView& plan, const float* d, const float* bias,
 }
 
 CK_INLINE void load_group(const float* z, V re[4], V im[4]) {
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) re[i] = load_once(z + 2 * W * i), im[i] = load_once(z + 2 * W * i + W);
 }
 
 CK_INLINE void store_group(float* z, const V re[4], const V im[4]) {
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) store(z + 2 * W * i, re[i]), store(z + 2 * W * i + W, im[i]);
 }
 
@@ -122,7 +122,7 @@ CK_INLINE void map_pair(float* z, const int32_t* pair, const float* maps, bool i
     map_quad(maps + 2 * MAP, br[0], bi[0], br[3], bi[3]);
     map_quad(maps + 3 * MAP, br[1], bi[1], br[2], bi[2]);
   } else {
-#pragma GCC unroll 4
+    CK_UNROLL(4)
     for (int i = 0; i < 4; i++) map_quad(maps + i * MAP, ar[i], ai[i], br[3 - i], bi[3 - i]);
   }
   bf<4>(ai, ar);

@@ -13,7 +13,7 @@ static void enter_rows(const float* x, int64_t rows, int64_t stride, int64_t col
     for (; i + W <= columns; i += W) {
       V r[W];
       load_transposed([&](int64_t j) { return x + i + j * stride; }, r);
-#pragma GCC unroll 16
+      CK_UNROLL(16)
       for (int j = 0; j < W; j++) store(v + W * int64_t{plan.slot[i + j]}, r[j]);
     }
   }
@@ -29,7 +29,7 @@ static void leave_rows(const float* v, const CosineView& plan, float* y, int64_t
     for (; i + W <= columns; i += W) {
       V r[W];
       load_transposed([&](int64_t j) { return v + W * int64_t{plan.slot[i + j]}; }, r);
-#pragma GCC unroll 16
+      CK_UNROLL(16)
       for (int j = 0; j < W; j++) storeu(y + j * stride + i, r[j]);
     }
   }

@@ -1,12 +1,15 @@
 // A vector of LANES floats, and the few operations on it that the language has no sign for.
 //
-// Included only by kernels.cpp, which is compiled once for each instruction set with its own LANES and CK_ISA. No std::
-// template may be instantiated there: the linker would be free to keep the copy that only one machine can run.
+// Included only by kernels.cpp, which is compiled once for each instruction set with its own LANES and CK_ISA. No
+// function template of std:: may be instantiated there: the linker would be free to keep the copy that only one machine
+// can run.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -16,6 +19,14 @@
 
 #ifndef CK_INLINE  // sanitizers: `static inline`, as the checks of all that is inlined take minutes to compile
 #define CK_INLINE static inline __attribute__((always_inline))
+#endif
+
+// Before a loop of so many steps, to be unrolled.
+#define CK_PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define CK_UNROLL(steps) CK_PRAGMA(unroll steps)
+#else
+#define CK_UNROLL(steps) CK_PRAGMA(GCC unroll steps)
 #endif
 
 namespace ck::CK_ISA {
@@ -112,33 +123,49 @@ CK_INLINE float sum(V v) {
   return lane[0];
 }
 
+template <class From, int... I>
+CK_INLINE V shuffle(V a, V b, From from, std::integer_sequence<int, I...>) {
+#ifdef __clang__  // GCC has it from 12 on
+  return __builtin_shufflevector(a, b, from(I)...);
+#else
+  return __builtin_shuffle(a, b, VI{from(I)...});
+#endif
+}
+
+// Lane i of the result is lane from(i) of a, or from W on of b; `from` captures nothing.
+template <class From>
+CK_INLINE V shuffle(V a, V b, From from) {
+  return shuffle(a, b, from, std::make_integer_sequence<int, W>{});
+}
+
 // a0 b0 a1 b1 of each 128 bits, and a2 b2 a3 b3.
 CK_INLINE V unpack_low(V a, V b) {
-  VI index;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) index[i] = i / 4 * 4 + i % 4 / 2 + (i % 2 ? W : 0);
-  return __builtin_shuffle(a, b, index);
+  return shuffle(a, b, [](int i) { return i / 4 * 4 + i % 4 / 2 + (i % 2 ? W : 0); });
 }
 CK_INLINE V unpack_high(V a, V b) {
-  VI index;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) index[i] = i / 4 * 4 + i % 4 / 2 + 2 + (i % 2 ? W : 0);
-  return __builtin_shuffle(a, b, index);
+  return shuffle(a, b, [](int i) { return i / 4 * 4 + i % 4 / 2 + 2 + (i % 2 ? W : 0); });
 }
 
 // Two vectors, shuffled alike in each 128 bits: entries A and B of x, then C and D of y.
 template <int A, int B, int C, int D>
 CK_INLINE V shuffle4(V x, V y) {
-  constexpr int from[4] = {A, B, W + C, W + D};
-  VI index;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) index[i] = from[i % 4] + i / 4 * 4;
-  return __builtin_shuffle(x, y, index);
+  return shuffle(x, y, [](int i) {
+    constexpr int from[4] = {A, B, W + C, W + D};
+    return from[i % 4] + i / 4 * 4;
+  });
+}
+
+// Of x and y, pieces of T lanes: the odd pieces of x <-> the even ones of y.
+template <int T>
+CK_INLINE void exchange_pieces(V& x, V& y) {
+  const V a = shuffle(x, y, [](int i) { return i & T ? W + i - T : i; });
+  y = shuffle(x, y, [](int i) { return i & T ? W + i : i + T; });
+  x = a;
 }
 
 // Turns each 4 x 4 block, 128 bits of 4 neighbouring vectors, around.
 CK_INLINE void transpose_quarters(V r[W]) {
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < W; i += 4) {
     const V a = unpack_low(r[i], r[i + 1]), b = unpack_high(r[i], r[i + 1]);
     const V c = unpack_low(r[i + 2], r[i + 3]), d = unpack_high(r[i + 2], r[i + 3]);
@@ -148,22 +175,15 @@ CK_INLINE void transpose_quarters(V r[W]) {
 }
 
 // Exchanges 128-bit parts: part q of vector p goes to part p/4 of vector 4 q + p % 4.
+template <int T = 4>
 CK_INLINE void transpose_parts(V r[W]) {
-#pragma GCC unroll 4
-  for (int step = 4; step < W; step *= 2) {
-#pragma GCC unroll 16
+  if constexpr (T < W) {
+    CK_UNROLL(16)
     for (int pair = 0; pair < W / 2; pair++) {
-      const int i = pair / step * 2 * step + pair % step;
-      VI low, high;
-#pragma GCC unroll 16
-      for (int j = 0; j < W; j++) {
-        low[j] = (j & step) ? W + j - step : j;
-        high[j] = (j & step) ? W + j : j + step;
-      }
-      const V x = r[i], y = r[i + step];
-      r[i] = __builtin_shuffle(x, y, low);
-      r[i + step] = __builtin_shuffle(x, y, high);
+      const int i = pair / T * 2 * T + pair % T;
+      exchange_pieces<T>(r[i], r[i + T]);
     }
+    transpose_parts<2 * T>(r);
   }
 }
 
@@ -177,7 +197,7 @@ CK_INLINE void transpose(V r[W]) {
 template <class Row>
 CK_INLINE void load_transposed(const Row& row, V r[W]) {
 #if LANES == 8  // two halves from memory cost no shuffle
-#pragma GCC unroll 4
+  CK_UNROLL(4)
   for (int i = 0; i < 4; i++) {
     const float *near = row(i), *far = row(i + 4);
     r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(near)), _mm_loadu_ps(far), 1);
@@ -185,7 +205,7 @@ CK_INLINE void load_transposed(const Row& row, V r[W]) {
   }
   transpose_quarters(r);
 #else
-#pragma GCC unroll 16
+  CK_UNROLL(16)
   for (int i = 0; i < W; i++) r[i] = loadu(row(i));
   transpose(r);
 #endif
@@ -193,26 +213,17 @@ CK_INLINE void load_transposed(const Row& row, V r[W]) {
 
 // The lanes backwards.
 CK_INLINE V reverse(V v) {
-  VI index;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) index[i] = W - 1 - i;
-  return __builtin_shuffle(v, index);
+  return shuffle(v, v, [](int i) { return W - 1 - i; });
 }
 
 // Lane i holds v[W - i], lane 0 something else.
 CK_INLINE V reverse_from_1(V v) {
-  VI index;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) index[i] = (W - i) % W;
-  return __builtin_shuffle(v, index);
+  return shuffle(v, v, [](int i) { return (W - i) % W; });
 }
 
 // Lane 0 of `first`, the others of `rest`.
 CK_INLINE V first_lane(V first, V rest) {
-  VI index;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) index[i] = i ? W + i : 0;
-  return __builtin_shuffle(first, rest, index);
+  return shuffle(first, rest, [](int i) { return i ? W + i : 0; });
 }
 
 // 4 W numbers in a row become four vectors with every fourth number each: s[c][i] = v[4 i + c]; and back.
@@ -222,20 +233,14 @@ CK_INLINE void part_fours(V v[4]) {
   const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
   v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
   v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
-  VI index;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) index[i] = i % P * 4 + i / P;
   if (P > 1)
-    for (int j = 0; j < 4; j++) v[j] = __builtin_shuffle(v[j], index);
+    for (int j = 0; j < 4; j++) v[j] = shuffle(v[j], v[j], [](int i) { return i % P * 4 + i / P; });
 }
 
 CK_INLINE void join_fours(V v[4]) {
   constexpr int P = W / 4;
-  VI index;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) index[i] = i % 4 * P + i / 4;
   if (P > 1)
-    for (int j = 0; j < 4; j++) v[j] = __builtin_shuffle(v[j], index);
+    for (int j = 0; j < 4; j++) v[j] = shuffle(v[j], v[j], [](int i) { return i % 4 * P + i / 4; });
   const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
   const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
   v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);

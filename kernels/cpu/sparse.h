@@ -20,10 +20,10 @@ static __attribute__((noinline)) void to_lanes(const float* x, int64_t stride, i
     if (here >= W)
       for (; c + W <= columns; c += W) {
         V v[W];
-#pragma GCC unroll 16
+        CK_UNROLL(16)
         for (int i = 0; i < W; i++) v[i] = loadu(x + (t * W + i) * stride + c);
         turn_square(v);
-#pragma GCC unroll 16
+        CK_UNROLL(16)
         for (int i = 0; i < W; i++) storeu(to + ((c + i) * T + t) * W, v[i]);
       }
     for (; c < columns; c++)
@@ -41,10 +41,10 @@ static __attribute__((noinline)) void from_lanes(const float* lanes, float* y, i
     if (here >= W)
       for (; c + W <= columns; c += W) {
         V v[W];
-#pragma GCC unroll 16
+        CK_UNROLL(16)
         for (int i = 0; i < W; i++) v[i] = loadu(lanes + ((c + i) * T + t) * W);
         turn_square(v);
-#pragma GCC unroll 16
+        CK_UNROLL(16)
         for (int i = 0; i < W; i++) storeu(y + (t * W + i) * stride + c, v[i]);
       }
     for (; c < columns; c++)
@@ -79,15 +79,15 @@ static __attribute__((noinline)) void sparse_lanes(const ck_csr& m, const Column
   for (int64_t o = 0; o < m.columns_out; o++) {
     const int64_t length = length_of(m, o);
     V total[T];
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int t = 0; t < T; t++) total[t] = splat(m.bias ? m.bias[o] : 0.0f);
     for (int64_t e = 0; e < length; e++) {
       const V a = splat(value[e]);
       const float* at = x + static_cast<int64_t>(column[e]) * (T * W);
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int t = 0; t < T; t++) total[t] += a * load(at + t * W);
     }
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int t = 0; t < T; t++) store(y + (o * T + t) * W, total[t]);
     value += length, column += length;
   }
@@ -101,12 +101,12 @@ static __attribute__((noinline)) void sparse_back_x(const ck_csr& m, const Colum
   for (int64_t o = 0; o < m.columns_out; o++) {
     const int64_t length = length_of(m, o);
     V g[T];
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int t = 0; t < T; t++) g[t] = load(grad_y + (o * T + t) * W);
     for (int64_t e = 0; e < length; e++) {
       const V a = splat(value[e]);
       float* at = grad_x + static_cast<int64_t>(column[e]) * (T * W);
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int t = 0; t < T; t++) store(at + t * W, load(at + t * W) + a * g[t]);
     }
     value += length, column += length;
@@ -120,19 +120,19 @@ static __attribute__((noinline)) void sparse_back_values(const ck_csr& m, const 
   for (int64_t o = 0; o < m.columns_out; o++) {
     const int64_t length = length_of(m, o);
     V g[T];
-#pragma GCC unroll 8
+    CK_UNROLL(8)
     for (int t = 0; t < T; t++) g[t] = load(grad_y + (o * T + t) * W);
     const auto product = [&](int64_t e) {
       const float* at = x + static_cast<int64_t>(column[e]) * (T * W);
       V total = g[0] * load(at);
-#pragma GCC unroll 8
+      CK_UNROLL(8)
       for (int t = 1; t < T; t++) total += g[t] * load(at + t * W);
       return total;
     };
     int64_t e = 0;
     for (; e + W <= length; e += W) {
       V v[W];
-#pragma GCC unroll 16
+      CK_UNROLL(16)
       for (int i = 0; i < W; i++) v[i] = product(e + i);
       storeu(grad + e, loadu(grad + e) + sums(v));
     }
