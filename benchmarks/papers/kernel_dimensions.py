@@ -18,7 +18,7 @@ from compressor.layers import KernelNet
 
 KERNELS = ("dot", "polynomial", "gaussian")
 DIMENSIONS = (1, 2, 4, 8, 16, 32)
-RATES = (1e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2)
 SEEDS, EPOCHS, WIDTH = (0, 1, 2), 3, 200
 
 
@@ -34,7 +34,7 @@ def learn(kernel: str, d: int, seed: int, rate: float, data: Split, scored: Spli
     """Train, and score."""
     model = network(kernel, d, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    train(model, data, epochs=epochs, optimizer=optimizer, seed=seed, cosine=True)
+    train(model, data, epochs=epochs, optimizer=optimizer, seed=seed, cosine=True, most=1.0)
     return {"rate": rate, "error": error(model, scored), "params": sum(p.numel() for p in model.parameters())}
 
 

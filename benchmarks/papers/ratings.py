@@ -22,6 +22,7 @@ from compressor.layers import SVD, KernelNet, Pruned, SparseFC
 from compressor_kernels.sparse import run_csr, run_csr_backward
 
 HIDDEN = 500
+_NEARER = 0.2
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,11 @@ class _Predict(torch.autograd.Function):
 
 
 def autoencoder(name: str, hidden_layers: int, users: int, *, l0: float = 0.0, seed: int = 0) -> nn.ModuleList:
-    """The layers of ``name``, autorec, kernelnet or sparse_fc, at the source's sizes; weights start as Glorot's."""
+    """The layers of ``name``, autorec, kernelnet or sparse_fc, at the source's sizes.
+
+    Weights start as Glorot's. KernelNet's places start near each other and its λ large: at the layer's own start λ is
+    small beside the kernel, and L-BFGS, which sees both at once, hardly moves the places.
+    """
     makes: dict[str, Callable[[int, int, int], nn.Module]] = {
         "autorec": lambda a, b, i: nn.Linear(a, b),
         "kernelnet": lambda a, b, i: KernelNet(a, b, kernel="tanh", d=50, seed=10 * seed + i),
@@ -141,8 +146,19 @@ def autoencoder(name: str, hidden_layers: int, users: int, *, l0: float = 0.0, s
             nn.init.xavier_uniform_(layer.weight)
         elif isinstance(layer, SparseFC):
             nn.init.xavier_uniform_(layer.factors)
+        elif isinstance(layer, KernelNet):
+            _balance(layer)
         nn.init.zeros_(layer.bias)
     return layers
+
+
+@torch.no_grad()
+def _balance(layer: KernelNet) -> None:
+    """Places `_NEARER` times what they were, and λ such that the weights keep their size."""
+    size = weight_of(layer).norm()
+    layer.u *= _NEARER
+    layer.v *= _NEARER
+    layer.scales *= size / weight_of(layer).norm()
 
 
 def weight_of(layer: nn.Module) -> Tensor:
