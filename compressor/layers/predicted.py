@@ -173,8 +173,8 @@ class Predicted(FittedLayer):
                 h = x.index_select(-1, self.positions.long().flatten())
             else:
                 h = x @ dictionary.transpose(0, 1).flatten(1)  # (..., J n)
-            h = h.reshape(*x.shape[:-1], self.config.columns, 1, self.atoms)
-            y = (h @ c).flatten(-3)[..., : self.out_features]
+            h = h.reshape(*x.shape[:-1], self.config.columns, self.atoms)
+            y = torch.einsum("...jn,jno->...jo", h, c).flatten(-2)[..., : self.out_features]
         return y if self.bias is None else y + self.bias
 
     def transform(self, x: Tensor) -> Tensor:
