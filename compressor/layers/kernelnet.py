@@ -26,6 +26,7 @@ from compressor.layers import grid as grids
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, ParameterKind, largest, register
 from compressor.layers.fitted import FittedLayer
+from compressor.layers.nearness import nearness
 from compressor.layers.semidefinite import solve
 from compressor.layers.solve import fit_linear
 from compressor.layers.svd import SVD
@@ -135,24 +136,24 @@ class KernelNet(FittedLayer):
 
     def kernel(self, u: Tensor, v: Tensor) -> Tensor:
         """``K(u_i, v_j)``, ``(out, in)``."""
-        product = v @ u.T
         kind = self.config.kernel
+        if kind == "gaussian":
+            return nearness(u, v).exp()
+        if kind == "finite":
+            reach = math.sqrt(self.config.a)
+            return nearness(reach * u, reach * v, 1.0).relu()
+        product = v @ u.T
         if kind == "dot":
             return product
-        if kind == "tanh":
-            return product.tanh()
-        if kind == "polynomial":
-            return (1 + product).square()
-        distance = v.square().sum(1)[:, None] + u.square().sum(1) - 2 * product
-        return (-distance).exp() if kind == "gaussian" else (1 - self.config.a * distance).relu()
+        return product.tanh() if kind == "tanh" else (1 + product).square()
 
     def weight(self, u: Tensor, v: Tensor) -> Tensor:
         """W ``(out, in)`` for places ``u`` and ``v``."""
-        k = self.kernel(u, v)
         if self.scales is None:
-            return k
-        k = k.reshape(self.maps, -1, self.in_features) * self.scales[:, None]  # (maps, out / maps, in)
-        return k.flatten(0, 1)
+            return self.kernel(u, v)
+        alike = self.maps if self.v is None else 1  # maps on one fixed grid have the same kernel
+        k = self.kernel(u, v[: self.out_features // alike]).reshape(self.maps // alike, -1, self.in_features)
+        return (k * self.scales[:, None]).flatten(0, 1)
 
     def _map(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         if self.config.kernel != "dot":

@@ -22,6 +22,7 @@ from compressor.errors import CompressorError
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
 from compressor.layers.fitted import FittedLayer, fit_from_dense
+from compressor.layers.nearness import nearness
 from compressor.layers.pruned import Pruned
 from compressor.layers.semidefinite import unit_covariance
 from compressor.layers.subset import largest_entries, refit
@@ -82,8 +83,7 @@ class SparseFC(FittedLayer):
 
     def kernel(self) -> Tensor:
         """K ``(out, in)``, 0 where a weight may not be."""
-        distance = self.v.square().sum(1)[:, None] + self.u.square().sum(1) - 2 * (self.v @ self.u.T)
-        k = (1 - distance).relu()
+        k = nearness(self.u, self.v, 1.0).relu()
         return k if self.alive is None else k * self.alive
 
     def weight(self) -> Tensor:
