@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from movielens import _ROUNDS, Setting, fit
-from movielens_past import DENSITY, compressed, macs
+from movielens_past import SETTINGS, compressed, macs
 from ratings import Pattern, Ratings, autoencoder, movielens_100k, movielens_100k_fold, penalised, predict, weight_of
 from torch import nn
 
@@ -120,9 +120,20 @@ def test_the_tool_keeps_of_a_trained_autoencoder_what_it_is_asked_for(model: str
     whole = predict(layers, pattern, pattern)
     smaller = compressed(layers, "pruned", ratings)
     kept = [int((weight_of(layer) != 0).sum()) for layer in smaller]
-    assert kept == [round(DENSITY * weight_of(layer).numel()) for layer in layers]
+    assert kept == [round(SETTINGS["pruned"]["density"] * weight_of(layer).numel()) for layer in layers]
     assert macs(smaller) == round(10 * kept[0] / 23) + kept[1]
     near = predict(smaller, pattern, pattern)
     assert float((near - whole).norm() / whole.norm()) < 0.7
     near.sum().backward()  # what is left can be trained on
     assert all(p.grad is not None and math.isfinite(float(p.grad.sum())) for p in smaller.parameters())
+
+
+def test_the_tool_makes_every_layer_of_a_trained_autoencoder_two_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SETTINGS["svd"], "rank", 4)
+    ratings = some_ratings()
+    smaller = compressed(autoencoder("autorec", 1, 23), "svd", ratings)
+    assert [weight_of(layer).shape for layer in smaller] == [(500, 23), (23, 500)]
+    numbers = sum(p.numel() for p in smaller.parameters())
+    assert numbers == 4 * (523 + 523) + 500 + 23
+    predict(smaller, Pattern(ratings), Pattern(ratings)).sum().backward()
+    assert all(p.grad is not None for p in smaller.parameters())

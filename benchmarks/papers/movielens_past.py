@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from experiment import Experiment, Figure, Runs, Values, at_most, main, mean_of
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 
 import compressor
 
-RANKS = {"0": 50, "2": 38, "4": 50}  # 699,040 numbers with the biases
-DENSITY, LEAST = 0.4, {"autorec": 0.836, "sparse_fc": 0.002}
+SETTINGS: dict[str, dict[str, float]] = {"svd": {"rank": 49}, "pruned": {"density": 0.4}}  # 696,960 numbers and biases
+LEAST = {"autorec": 0.836, "sparse_fc": 0.002}
 ROUNDS = 6
 _RATED = 10  # films that a user has rated, as the source counts multiply-adds
 
@@ -43,12 +42,8 @@ def compressed(layers: nn.ModuleList, method: str, ratings: Ratings) -> nn.Modul
             dense.weight.copy_(weight_of(layer))
             dense.bias.copy_(layer.bias)
         modules += [dense, nn.Sigmoid()]
-    model: nn.Module = nn.Sequential(*modules[:-1])
-    steps: list[dict[str, Any]] = [{"settings": {"density": DENSITY}}]
-    if method == "svd":
-        steps = [{"settings": {"rank": rank}, "target": [name]} for name, rank in RANKS.items()]
-    for step in steps:
-        model = compressor.compress(model, method, data=dense_rows(ratings), epochs=0, **step).model
+    whole, data = nn.Sequential(*modules[:-1]), dense_rows(ratings)
+    model = compressor.compress(whole, method, settings=SETTINGS[method], data=data, epochs=0).model
     return nn.ModuleList(module for module in model if not isinstance(module, nn.Sigmoid))
 
 
