@@ -21,6 +21,7 @@ from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
 from compressor.sites import device_of, extract, structured
 from compressor.train.gradient import GradientNoise
+from compressor.train.layout import channels_last
 from compressor.train.noise import Disturbed, disturbed
 from compressor.train.progressive import Fading, Shares
 from compressor.training import Training, varied
@@ -190,6 +191,13 @@ class _Run:
 
         self.shares.see(float(self.optimizer.step(closure)))
 
+    def rehearse(self, batch: Batch) -> None:
+        """All of a step on ``batch`` but the step itself."""
+        _training_mode(self.student)
+        with torch.random.fork_rng():
+            self.loss(batch, hints=self.how.hint_share > 0).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
+
     def train_epoch(
         self, epoch: int, faders: Sequence[Fading], noisy: Sequence[Disturbed], limit: Limit, advance: Stage
     ) -> str | None:
@@ -253,7 +261,8 @@ def distill(
             best = _load(checkpoint)["best"] if checkpoint else best
         else:
             result.losses.append(run.held_back_loss(held))
-        with progress("distill", run.steps) as advance:
+        layout = channels_last((student, teacher), lambda: run.rehearse(data.head(2)))
+        with layout, progress("distill", run.steps) as advance:
             advance(run.step)
             for epoch in range(start, how.epochs):
                 result.stopped = limit.reason or run.train_epoch(epoch, faders, noisy, limit, advance)
