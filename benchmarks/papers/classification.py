@@ -89,6 +89,7 @@ def train(
     batch: int = 100,
     seed: int = 0,
     cosine: bool = False,
+    warm: float = 0.0,
     most: float = math.inf,
     vary: Callable[[Tensor], Tensor] | None = None,
     loss_of: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
@@ -96,8 +97,8 @@ def train(
 ) -> list[float]:
     """Train by cross-entropy, or ``loss_of(outputs, labels, inputs)``; the mean loss of each epoch.
 
-    ``cosine`` lets the rates fall to 0; ``most`` is the largest norm of a step's gradients; ``vary`` changes a batch
-    of inputs; ``each_step`` is told the loss.
+    ``cosine`` lets the rates fall to 0, after they rose for the share ``warm`` of the steps; ``most`` is the largest
+    norm of a step's gradients; ``vary`` changes a batch of inputs; ``each_step`` is told the loss.
     """
     generator = torch.Generator().manual_seed(seed)
     x, labels = data
@@ -111,7 +112,8 @@ def train(
         for rows in torch.randperm(len(x), generator=generator).split(batch):
             if cosine:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+                    rise = min(1.0, (step + 1) / (warm * steps)) if warm else 1.0
+                    group["lr"] = rate * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
             inputs = x[rows] if vary is None else vary(x[rows])
             outputs = model(inputs)
             if loss_of is None:
@@ -150,9 +152,3 @@ def shifted(x: Tensor, most: int = 2) -> Tensor:
     moves = torch.randint(0, 2 * most + 1, (2, len(x), 1))
     rows, columns = moves[0] + torch.arange(height), moves[1] + torch.arange(width)
     return padded[torch.arange(len(x))[:, None, None], 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
-
-
-def held_back(data: Split, rows: int) -> tuple[Split, Split]:
-    """What is trained on and the last ``rows``, by which a setting may be chosen."""
-    x, labels = data
-    return (x[:-rows], labels[:-rows]), (x[-rows:], labels[-rows:])

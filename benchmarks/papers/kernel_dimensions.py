@@ -1,8 +1,9 @@
 """Kernels against dimension: KernelNets of one structure by dot, polynomial and RBF kernels (Müller et al., fig. 3).
 
-MNIST, 784-200-200-10 with both hidden layers kernelized, ReLU, Adam falling to 0, three epochs. The source takes the
-best of a range of settings; here the rate, 1e-3 or 1e-2, is chosen for each network on 5,000 training images that are
-held back, with the first seed. Figure 3's values are not printed: what it says is which kernel wins where.
+MNIST, 784-200-200-10 with both hidden layers kernelized, ReLU, three epochs of Adam, whose rate rises to 1e-2 for a
+third of the steps and falls to 0. The source takes the best of a range of settings; of 1e-3, 3e-3 and 1e-2 the last was
+best, or as good, for all three kernels on held-back images; without the rise some networks die at it. Figure 3's values
+are not printed: what it says is which kernel wins where.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from classification import Split, error, flat, held_back, mnist, train
+from classification import Split, error, flat, mnist, train
 from experiment import Experiment, Figure, Mean, Runs, Values, main, mean_of
 from torch import nn
 
@@ -18,7 +19,7 @@ from compressor.layers import KernelNet
 
 KERNELS = ("dot", "polynomial", "gaussian")
 DIMENSIONS = (1, 2, 4, 8, 16, 32)
-RATES = (1e-3, 3e-3, 1e-2)
+RATE = 1e-2
 SEEDS, EPOCHS, WIDTH = (0, 1, 2), 3, 200
 
 
@@ -30,34 +31,24 @@ def network(kernel: str, d: int, seed: int, width: int = WIDTH) -> nn.Module:
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(width, 10))
 
 
-def learn(kernel: str, d: int, seed: int, rate: float, data: Split, scored: Split, epochs: int) -> Values:
+def learn(kernel: str, d: int, seed: int, data: Split, test: Split, epochs: int) -> Values:
     """Train, and score."""
     model = network(kernel, d, seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    train(model, data, epochs=epochs, optimizer=optimizer, seed=seed, cosine=True, most=1.0)
-    return {"rate": rate, "error": error(model, scored), "params": sum(p.numel() for p in model.parameters())}
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    train(model, data, epochs=epochs, optimizer=optimizer, seed=seed, cosine=True, warm=1 / 3, most=1.0)
+    return {"error": error(model, test), "params": sum(p.numel() for p in model.parameters())}
 
 
 def measure(runs: Runs) -> None:
-    """The rates first, then each kernel by dimension and seed."""
+    """Each kernel by dimension and seed."""
     data, test = (flat(split) for split in mnist(runs))
-    chosen_on = held_back(data, 200 if runs.quick else 5000)
     epochs = 1 if runs.quick else EPOCHS
     for seed in SEEDS[:1] if runs.quick else SEEDS:
         for d in (2,) if runs.quick else DIMENSIONS:
             for kernel in KERNELS:
-                tried = [
-                    runs.take(
-                        f"{kernel}, d = {d}, held back, rate {rate:g}",
-                        lambda kernel=kernel, d=d, rate=rate: learn(kernel, d, SEEDS[0], rate, *chosen_on, epochs),
-                        seed=SEEDS[0],
-                    )
-                    for rate in RATES
-                ]
-                rate = min(tried, key=lambda run: run["error"])["rate"]
                 runs.take(
                     f"{kernel}, d = {d}, seed {seed}",
-                    lambda kernel=kernel, d=d, rate=rate, seed=seed: learn(kernel, d, seed, rate, data, test, epochs),
+                    lambda kernel=kernel, d=d, seed=seed: learn(kernel, d, seed, data, test, epochs),
                     seed=seed,
                 )
 
@@ -81,7 +72,7 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
     return rows
 
 
-EXPERIMENT = Experiment(6, "kernel_dimensions", "KernelNet: kernel against dimension", 25, measure, figures)
+EXPERIMENT = Experiment(6, "kernel_dimensions", "KernelNet: kernel against dimension", 15, measure, figures)
 
 if __name__ == "__main__":
     raise SystemExit(main(EXPERIMENT, __doc__))
