@@ -53,9 +53,11 @@ L2 |= {
     ("1m", "kernelnet", 2): (30.0, 60.0),
 }
 MOST_ROUNDS = {key: 6 if key[0] == "100k" and key[1] != "kernelnet" else 10 for key in PUBLISHED}
+MOST_ROUNDS |= {("1m", "kernelnet", hidden): 30 for hidden in (1, 2)}
 L0 = {"100k": 0.006, "1m": 0.013}
-SEVERAL = {"100k": {key[1:] for key in PUBLISHED}, "1m": {("sparse_fc", 2), ("autorec", 2)}}  # run on all splits
-ONE_SPLIT = {"100k": (), "1m": ("0",)}
+_MODELS = {data: [key[1:] for key in PUBLISHED if key[0] == data] for data in ("100k", "1m")}
+SEVERAL = {"100k": _MODELS["100k"], "1m": [("sparse_fc", 2), ("autorec", 2)]}  # run on all splits
+SINGLE = [key for key in _MODELS["1m"] if key not in SEVERAL["1m"]]  # run on one
 _BY_RPROP = ("sparse_fc(2)", "sparse_fc(2), rprop", "autorec(2)", "autorec(2), rprop")
 
 
@@ -184,16 +186,18 @@ def split_of(data: str, split: str) -> tuple[Ratings, Ratings]:
 
 
 def measure(runs: Runs) -> None:
-    """ML-100K by split, ML-1M, then the published splits; Sparse FC and the dense autoencoder first."""
+    """ML-100K by split, ML-1M, then the published splits; what is run on all splits first."""
     if runs.quick:
         setting = Setting("100k", "sparse_fc", 1, 20.0, 1)
         runs.take("100k, sparse_fc(1), split 0", lambda: fit(setting, *split_of("100k", "0"), 0, None))
         return
-    splits = [*(("100k", str(i)) for i in range(5)), *(("1m", str(i)) for i in range(3))]
-    for data, split in [*splits, *(("100k", f"u{i}") for i in range(1, 6))]:
-        for key in PUBLISHED:
-            if key[0] == data and (split in ONE_SPLIT[data] or key[1:] in SEVERAL[data]):
-                _take(runs, chosen(runs, key, split_of(data, "0")[0]), split)
+    several = [
+        (data, str(i), key) for data, folds in (("100k", 5), ("1m", 3)) for i in range(folds) for key in SEVERAL[data]
+    ]
+    single = [("1m", "0", key) for key in SINGLE]
+    published = [("100k", f"u{i}", key) for i in range(1, 6) for key in SEVERAL["100k"]]
+    for data, split, key in [*several, *single, *published]:
+        _take(runs, chosen(runs, (data, *key), split_of(data, "0")[0]), split)
     for model in ("sparse_fc", "autorec"):
         best = chosen(runs, ("100k", model, 2), split_of("100k", "0")[0])
         _take(runs, replace(best, optimizer="rprop"), "0")

@@ -87,7 +87,7 @@ def _go_on(
         smaller = compressed(layers, method, train)
         short = Setting(setting.data, setting.model, setting.hidden, setting.l2, rounds)
         found = fit(short, train, test, 0, None, smaller)
-        return {**found, "method": method, "macs": macs(smaller)}
+        return {**found, "method": method, **({"macs": macs(smaller)} if method == "pruned" else {})}
 
     return runs.take(f"{name}, {method}", run)
 
