@@ -16,17 +16,14 @@ def channels_last(models: Sequence[nn.Module], rehearse: Callable[[], object]) -
     A training step then takes about two thirds of the time. ``rehearse`` does all that will be done: where it fails, as
     some models look at activations with ``view``, all stays as it is. Afterwards all weights are contiguous.
     """
-    kinds = (nn.Conv2d, nn.ConvTranspose2d)
-    weights = [m.weight for model in models for m in model.modules() if isinstance(m, kinds)]
-    if any(weight.device.type != "cpu" for weight in weights):
-        weights = []
-    _lay(weights, torch.channels_last)
+    convolutions = (m for model in models for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d))
+    weights = [m.weight for m in convolutions if m.weight.device.type == "cpu"]
     try:
+        _lay(weights, torch.channels_last)
         if weights:
             rehearse()
     except RuntimeError:
         _lay(weights, torch.contiguous_format)
-        weights = []
     try:
         yield
     finally:
