@@ -60,13 +60,6 @@ CK_INLINE void store_halves(float* low, float* high, V v) {
   _mm_store_ps(low, _mm256_castps256_ps128(v)), _mm_store_ps(high, _mm256_extractf128_ps(v, 1));
 }
 
-CK_INLINE void transpose_four(V v[4]) {
-  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
-  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
-  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
-  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
-}
-
 static void across_lanes(const float* z, const float* twist, const int32_t* position, float* line) {
   CK_UNROLL(2)
   for (int half = 0; half < 2; half++) {

@@ -50,14 +50,7 @@ CK_INLINE V lane_butterflies(V v) {
 // W elements of R rows <-> the R vectors of a group; its own inverse.
 template <int R>
 CK_INLINE void turn(V* v) {
-  if constexpr (R == 4) {
-    const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
-    const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
-    v[0] = shuffle4<0, 1, 0, 1>(a, c);
-    v[1] = shuffle4<2, 3, 2, 3>(a, c);
-    v[2] = shuffle4<0, 1, 0, 1>(b, d);
-    v[3] = shuffle4<2, 3, 2, 3>(b, d);
-  }
+  if constexpr (R == 4) transpose_four(v);
 }
 
 // W vectors: v[i][j] <-> v[j][i].

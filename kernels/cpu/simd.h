@@ -163,15 +163,17 @@ CK_INLINE void exchange_pieces(V& x, V& y) {
   x = a;
 }
 
-// Turns each 4 x 4 block, 128 bits of 4 neighbouring vectors, around.
+// Turns each 4 x 4 block, 128 bits of four vectors, around.
+CK_INLINE void transpose_four(V* v) {
+  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
+  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
+  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
+  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
+}
+
 CK_INLINE void transpose_quarters(V r[W]) {
   CK_UNROLL(4)
-  for (int i = 0; i < W; i += 4) {
-    const V a = unpack_low(r[i], r[i + 1]), b = unpack_high(r[i], r[i + 1]);
-    const V c = unpack_low(r[i + 2], r[i + 3]), d = unpack_high(r[i + 2], r[i + 3]);
-    r[i] = shuffle4<0, 1, 0, 1>(a, c), r[i + 1] = shuffle4<2, 3, 2, 3>(a, c);
-    r[i + 2] = shuffle4<0, 1, 0, 1>(b, d), r[i + 3] = shuffle4<2, 3, 2, 3>(b, d);
-  }
+  for (int i = 0; i < W; i += 4) transpose_four(r + i);
 }
 
 // Exchanges 128-bit parts: part q of vector p goes to part p/4 of vector 4 q + p % 4.
@@ -229,10 +231,7 @@ CK_INLINE V first_lane(V first, V rest) {
 // 4 W numbers in a row become four vectors with every fourth number each: s[c][i] = v[4 i + c]; and back.
 CK_INLINE void part_fours(V v[4]) {
   constexpr int P = W / 4;  // parts of a vector; part p of vector q holds the four with i = P q + p
-  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
-  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
-  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
-  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
+  transpose_four(v);
   if (P > 1)
     for (int j = 0; j < 4; j++) v[j] = shuffle(v[j], v[j], [](int i) { return i % P * 4 + i / P; });
 }
@@ -241,10 +240,7 @@ CK_INLINE void join_fours(V v[4]) {
   constexpr int P = W / 4;
   if (P > 1)
     for (int j = 0; j < 4; j++) v[j] = shuffle(v[j], v[j], [](int i) { return i % 4 * P + i / 4; });
-  const V a = unpack_low(v[0], v[1]), b = unpack_high(v[0], v[1]);
-  const V c = unpack_low(v[2], v[3]), d = unpack_high(v[2], v[3]);
-  v[0] = shuffle4<0, 1, 0, 1>(a, c), v[1] = shuffle4<2, 3, 2, 3>(a, c);
-  v[2] = shuffle4<0, 1, 0, 1>(b, d), v[3] = shuffle4<2, 3, 2, 3>(b, d);
+  transpose_four(v);
 }
 
 }  // namespace ck::CK_ISA
