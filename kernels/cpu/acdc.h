@@ -111,11 +111,13 @@ static void acdc_forward(const AcdcCall& call) {
     enter_rows(call.x + row * call.x_stride, rows, call.x_stride, c.columns_in, plan, from);
     for (int64_t k = 0; k < c.k; k++) {
       const Member member = packed_member(c, plan, k, tables);
-      first_pass({from, member.slot, member.a}, to, outer);
-      (plan.fused ? middle : middle_unfused)(plan, member.maps, to);
-      last_pass(to, to, outer, c.flags & CK_ACDC_RELU && k + 1 < c.k);  // in place: a third buffer's lines less to fetch
-      float* const free = from;
-      from = to, to = free;
+      if (member.slot) {  // else in place: another buffer's lines less to fetch
+        float* const free = from;
+        from = to, to = free;
+      }
+      first_pass({member.slot ? to : from, member.slot, member.a}, from, outer);
+      (plan.fused ? middle : middle_unfused)(plan, member.maps, from);
+      last_pass(from, from, outer, c.flags & CK_ACDC_RELU && k + 1 < c.k);
     }
     leave_rows(from, plan, call.y + row * call.y_stride, rows, call.y_stride, c.columns_out);
   }

@@ -20,7 +20,7 @@ std::string passes_of(const std::vector<Pass>& passes) {
 // Of the layers but the cosine cascades; empty for those.
 std::string structured_path(const char* op, int64_t n, int64_t batch, int lanes) {
   if (!std::strcmp(op, "fwht")) return " row by row";
-  if (!std::strcmp(op, "fastfood")) return batch < 4 || n > (lanes == 16 ? 4096 : 2048) ? " row by row" : " four rows at a time";
+  if (!std::strcmp(op, "fastfood")) return takes_four_rows(n, batch) ? " four rows at a time" : " row by row";
   if (!std::strcmp(op, "monarch")) return batch < 12 ? " dot products" : " classes on lanes, packed";
   if (!std::strcmp(op, "csr")) return batch < 4 ? " row by row" : batch < 32 ? " " + std::to_string(lanes) + " rows on lanes" : " 32 rows on lanes";
   return "";

@@ -8,9 +8,6 @@
 
 namespace ck::CK_ISA {
 
-// Four rows at a time where their two buffers do not fall out of the caches.
-CK_INLINE bool takes_granules(int64_t d, int64_t rows) { return rows >= 4 && d <= (W == 16 ? 4096 : 2048); }
-
 // One block of the stack, and where its outputs begin.
 struct Block {
   const float *b, *g, *s;
@@ -63,11 +60,13 @@ static void bend(const ck_fastfood& f, float* y, int64_t count) {
   else bend_row<false>(f, y, count);
 }
 
-// R rows of s * (the rest of the transform of u), u in granules with the neighbours' bits left.
+// R rows of s * (the rest of the transform of u) from element `first` to `last`, u in granules with the neighbours' bits
+// left.
 template <int R, int C>
-static __attribute__((noinline)) void finish(const Block& k, const float* u, float* y, int64_t y_stride) {
+static __attribute__((noinline)) void finish(const Block& k, const float* u, float* y, int64_t y_stride, int64_t first,
+                                             int64_t last) {
   const V scale = splat(k.stack->scale);
-  for (int64_t e = 0; e < k.columns; e += C * W) {
+  for (int64_t e = first; e < last && e < k.columns; e += C * W) {
     V v[R * C];
     leave<R, C>(u + e * R, v);
     if (__builtin_expect(e + C * W <= k.columns, 1)) {
@@ -86,17 +85,25 @@ static __attribute__((noinline)) void finish(const Block& k, const float* u, flo
 }
 
 template <int R, int C>
-static void fastfood_rows(const Block& k, const float* x, int64_t x_stride, float* y, int64_t y_stride, float* h,
-                          float* u, const int32_t* from) {
-  const int64_t stride = R * C, total = R * k.d / W;
-  enter<R, C>(x, x_stride, k.stack->columns_in, k.b, h, k.d);
-  distant(h, stride, total);
-  if constexpr (R == 4) {
-    weighted_pieces(h, from, k.g, u, stride, total);
-  } else {
-    weighted_numbers(h, k.permutation, k.g, u, stride, total);
+static void fastfood_rows(const Block& k, const Parts& parts, const float* x, int64_t x_stride, float* y,
+                          int64_t y_stride, float* h, float* u, const int32_t* from) {
+  const int64_t stride = R * C, total = R * k.d / W, part = R * parts.length / W;
+  for (int64_t e = 0; e < k.d; e += parts.length) {
+    float* near = h + e / parts.length * parts.gap;
+    enter<R, C>(x, x_stride, k.stack->columns_in, k.b, near, e, e + parts.length);
+    distant(near + R * e, stride, part);
   }
-  finish<R, C>(k, u, y + k.first, y_stride);
+  across(h, part, total, parts.gap);
+  if constexpr (R == 4) {
+    weighted_pieces(h, from, k.g, u, stride, total, parts);
+  } else {
+    weighted_numbers(h, k.permutation, k.g, u, stride, total, parts);
+  }
+  for (int64_t e = 0; e < k.d; e += parts.length) {
+    float* near = u + e / parts.length * parts.gap;
+    if (part < total) distant(near + R * e, stride, part);
+    finish<R, C>(k, near, y + k.first, y_stride, e, e + parts.length);
+  }
   if (k.stack->features != CK_FASTFOOD_LINEAR)
     for (int r = 0; r < R; r++) bend(*k.stack, y + r * y_stride + k.first, k.columns);
 }
@@ -113,24 +120,26 @@ static void short_fastfood(const Block& k, const float* x, float* y) {
 }
 
 static void fastfood_block(const FastfoodCall& c, const Block& k) {
-  float *h = c.scratch, *u = h + 4 * k.d;
+  float *h = c.scratch, *u = h + 4 * k.d + (MOST_PARTS - 1) * PART_GAP;
   int64_t row = 0;
   if (k.d < W) {
     for (; row < c.rows; row++) short_fastfood(k, c.x + row * c.x_stride, c.y + row * c.y_stride);
     return;
   }
-  if (takes_granules(k.d, c.rows)) {
-    find_places(k.permutation, c.places, k.d);
-    with_groups<4>(k.d, [&](auto groups) {
-      for (; row + 4 <= c.rows; row += 4)
-        fastfood_rows<4, decltype(groups)::value>(k, c.x + row * c.x_stride, c.x_stride, c.y + row * c.y_stride,
+  const auto take = [&](auto rows, const Parts& parts) {
+    constexpr int R = decltype(rows)::value;
+    with_groups<R>(k.d, [&](auto groups) {
+      for (; row + R <= c.rows; row += R)
+        fastfood_rows<R, decltype(groups)::value>(k, parts, c.x + row * c.x_stride, c.x_stride, c.y + row * c.y_stride,
                                                   c.y_stride, h, u, c.places);
     });
+  };
+  if (takes_four_rows(k.d, c.rows)) {
+    const Parts parts = Parts::of(k.d, 4);
+    find_places(k.permutation, c.places, k.d, parts);
+    take(count<4>{}, parts);
   }
-  with_groups<1>(k.d, [&](auto groups) {
-    for (; row < c.rows; row++)
-      fastfood_rows<1, decltype(groups)::value>(k, c.x + row * c.x_stride, 0, c.y + row * c.y_stride, 0, h, u, nullptr);
-  });
+  take(count<1>{}, Parts::of(k.d, 1));
 }
 
 static void fastfood(const FastfoodCall& c) {

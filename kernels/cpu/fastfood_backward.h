@@ -85,13 +85,13 @@ template <int R, int C>
 static void backward_rows(const FastfoodCall& c, const Block& k, int64_t row, const Middle& m) {
   const int64_t stride = R * C, total = R * k.d / W, columns = k.stack->columns_in;
   const float* x = c.x + row * c.x_stride;
-  enter<R, C>(x, c.x_stride, columns, k.b, m.h, k.d);
+  enter<R, C>(x, c.x_stride, columns, k.b, m.h, 0, k.d);
   distant(m.h, stride, total);
   if constexpr (R == 4)
     for (int64_t v = 0; v < total; v++) storeu(m.p + v * W, pieces(m.h, c.places + v * (W / 4)));
   else
     for (int64_t i = 0; i < k.d; i++) m.p[i] = m.h[k.permutation.at(i)];
-  weighted_in_order<R>(m.p, k.g, m.q, stride, total);
+  weighted_in_order<R>(m.p, k.g, m.q, stride, total, Parts::whole(k.d));
 
   leave_to_rows<R, C>(m.q, m.h, k.d);  // u
   const float* gradient = c.grad_y + row * c.y_stride + k.first;
@@ -102,7 +102,7 @@ static void backward_rows(const FastfoodCall& c, const Block& k, int64_t row, co
     gradient = m.q, step = k.d;
   }
   add_products<R>(m.h, k.d, gradient, step, k.stack->scale, c.grad_s + k.first, k.columns);
-  enter<R, C>(gradient, step, k.columns, m.s, m.h, k.d);
+  enter<R, C>(gradient, step, k.columns, m.s, m.h, 0, k.d);
   distant(m.h, stride, total);  // the gradient by g * p
 
   through_permutation<R>(k, m.h, m.p, c.places, m.q, c.grad_g + k.first);
@@ -147,8 +147,8 @@ static void backward_block(const FastfoodCall& c, const Block& k) {
     for (; row < c.rows; row++) short_backward(c, k, row, m.s);
     return;
   }
-  if (takes_granules(k.d, c.rows)) {
-    find_places(k.permutation, c.places, k.d);
+  if (takes_four_rows(k.d, c.rows)) {
+    find_places(k.permutation, c.places, k.d, Parts::whole(k.d));
     with_groups<4>(k.d, [&](auto groups) {
       for (; row + 4 <= c.rows; row += 4) backward_rows<4, decltype(groups)::value>(c, k, row, m);
     });

@@ -98,18 +98,19 @@ CK_INLINE V spread(V g) {
     return g;
 }
 
-// One pass over vectors `stride` apart, N of them at a time; `in(v)` gives vector v of `total`.
+// One pass over vectors `stride` apart, N of them at a time; `in(v, t)` gives vector v of `total`, the t-th of its N.
+// `gap` more floats lie between the N, where they are all there are.
 template <int N, class In>
-CK_INLINE void distant_pass(In in, float* out, int64_t stride, int64_t total) {
+CK_INLINE void distant_pass(In in, float* out, int64_t stride, int64_t total, int64_t gap = 0) {
   const V one = opaque_one();
   for (int64_t block = 0; block < total; block += N * stride)
     for (int64_t j = block; j < block + stride; j++) {
       V v[N];
       CK_UNROLL(16)
-      for (int t = 0; t < N; t++) v[t] = in(j + t * stride);
+      for (int t = 0; t < N; t++) v[t] = in(j + t * stride, t);
       butterflies<N>(v, one);
       CK_UNROLL(16)
-      for (int t = 0; t < N; t++) storeu(out + (j + t * stride) * W, v[t]);
+      for (int t = 0; t < N; t++) storeu(out + (j + t * stride) * W + t * gap, v[t]);
     }
 }
 
@@ -124,7 +125,7 @@ CK_INLINE int radix_bits(int left, int64_t stride) {
 
 // All passes over vectors `stride` or more apart, in place.
 static __attribute__((noinline)) void distant(float* h, int64_t stride, int64_t total) {
-  const auto in = [=](int64_t v) { return loadu(h + v * W); };
+  const auto in = [=](int64_t v, int) { return loadu(h + v * W); };
   int left = __builtin_ctzll(static_cast<unsigned long long>(total / stride));
   while (left) {
     const int bits = radix_bits(left, stride);
@@ -135,6 +136,29 @@ static __attribute__((noinline)) void distant(float* h, int64_t stride, int64_t 
     stride <<= bits;
     left -= bits;
   }
+}
+
+// A long transform goes part by part, each through all its passes while it is near, and in one pass over the parts. There
+// are at most 8. Those of granules lie PART_GAP floats further apart, as eight lines at a power of two fall on one set of
+// the cache.
+constexpr int64_t PART = 4096, MOST_PARTS = 8, PART_GAP = 16;  // floats; parts; floats
+
+struct Parts {
+  int64_t length, gap;  // elements; floats
+
+  static Parts whole(int64_t d) { return {d, 0}; }
+  static Parts of(int64_t d, int64_t rows) {
+    const int64_t length = d * rows <= PART ? d : d * rows <= PART * MOST_PARTS ? PART / rows : d / MOST_PARTS;
+    return {length, rows > 1 && length < d ? PART_GAP : 0};
+  }
+};
+
+// The pass over the parts, vectors `stride` apart.
+static __attribute__((noinline)) void across(float* h, int64_t stride, int64_t total, int64_t gap) {
+  const auto in = [=](int64_t v, int t) { return loadu(h + v * W + t * gap); };
+  if (total == 2 * stride) distant_pass<2>(in, h, stride, total, gap);
+  else if (total == 4 * stride) distant_pass<4>(in, h, stride, total, gap);
+  else if (total == 8 * stride) distant_pass<8>(in, h, stride, total, gap);
 }
 
 // The pass over neighbours, for C groups whose R * C vectors are in v.
