@@ -41,6 +41,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _compiles_from_nothing() -> None:
+    """Dynamo compiles a function eight times in a process; the tests' own do not add up."""
+    torch.compiler.reset()
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder with data that no package carries; the test is skipped where it is not."""
