@@ -81,6 +81,19 @@ def test_pixels_of_several_maps_stand_on_one_grid_and_hidden_units_over_the_same
         torch.testing.assert_close(v[output], u[pixels].mean(0))
 
 
+@pytest.mark.parametrize(("maps", "out_maps"), [(1, 4), (3, 1), (3, 4)])
+def test_between_fixed_grids_rows_and_columns_are_taken_in_turn_and_are_the_same_map(maps: int, out_maps: int) -> None:
+    sides = {"grid": "5x4", "out_grid": "2x3", "learn": False}
+    layer = KernelNet(20 * maps, 6 * out_maps, kernel="gaussian", d=2, **sides).double()
+    assert layer.bias is not None
+    nn.init.normal_(layer.bias)
+    x = torch.randn(2, 7, 20 * maps, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight(*layer.places()), layer.bias))
+    assert layer(x[:, :0]).shape == (2, 0, 6 * out_maps)
+    # λ for each input and map of outputs; 5x4 to 5x3 by columns, 5x3 to 2x3 by rows
+    assert layer.macs() == out_maps * (20 * maps + 5 * 4 * 3 + 5 * 3 * 2)
+
+
 def test_each_map_of_hidden_units_has_factors_of_its_own() -> None:
     layer = KernelNet(16, 8, kernel="gaussian", d=2, grid="4x4", out_grid="2x2", learn=False, bias=False)
     with torch.no_grad():

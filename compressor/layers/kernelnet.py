@@ -6,7 +6,8 @@ Müller, Martel, Indiveri 2018, 2.1 to 2.3 and 3.2. With D = ‖u − v‖²: do
 Free places: d dimensions, drawn and then trained. On a grid (gaussian and finite): the first two coordinates are
 those of pixels, or of hidden units laid out as pictures of the same area; they start there and are trained, or stay
 there (``learn=false``), when they are not stored. Several grids side by side are several maps; each map of outputs
-has a λ of its own. Stored: ``u`` ``(in, d)``, ``v`` ``(out, d)``, ``λ`` ``(maps, in)``.
+has a λ of its own. Stored: ``u`` ``(in, d)``, ``v`` ``(out, d)``, ``λ`` ``(maps, in)``. Between two grids that stay,
+the gaussian is one of rows times one of columns: the maps of inputs are added up by λ and the two applied, without W.
 
 The fit: dot is the activation-aware truncation; with all places fixed λ is linear in W, and solved for. Else the
 places start from factors of the kernel's own argument (outputs over pixels: at the centre of mass of their weights),
@@ -117,6 +118,29 @@ class KernelNet(FittedLayer):
         return float((size**2 / d) ** 0.25)
 
     @property
+    def _is_separable(self) -> bool:
+        """Whether K is that of rows times that of columns, and λ is all that is trained."""
+        c = self.config
+        if c.kernel != "gaussian" or c.d != 2 or self.scales is None or self._is_free:
+            return False
+        ends = zip(self._grids, (self.in_features, self.out_features), strict=True)
+        return all(units % math.prod(sides) == 0 for sides, units in ends)
+
+    @property
+    def _grids(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of a map of inputs, and of outputs; where both are on grids."""
+        assert self.config.grid is not None
+        assert self.config.out_grid is not None
+        return grids.sides(self.config.grid, self.in_features), grids.sides(self.config.out_grid, self.out_features)
+
+    def _axes(self) -> tuple[Tensor, Tensor]:
+        """K of rows and K of columns, each ``(of outputs, of inputs)``; the product of both is K."""
+        (height, width), (out_height, out_width) = self._grids
+        u, v = self.places()
+        u, v = u[: height * width], v[: out_height * out_width]
+        return self.kernel(u[::width, :1], v[::out_width, :1]), self.kernel(u[:width, 1:], v[:out_width, 1:])
+
+    @property
     def is_exact(self) -> bool:
         return self.config.kernel == "dot" or not self._is_free
 
@@ -162,7 +186,18 @@ class KernelNet(FittedLayer):
         return nn.functional.linear(h, v, self.bias)
 
     def transform(self, x: Tensor) -> Tensor:
-        return self._map(x, *self.places())
+        return self._map_by_axes(x) if self._is_separable else self._map(x, *self.places())
+
+    def _map_by_axes(self, x: Tensor) -> Tensor:
+        """``x`` by λ, summed over the maps of inputs, then K of columns and of rows: ``(..., in) -> (..., out)``."""
+        assert self.scales is not None
+        sides, _ = self._grids
+        maps = (self.in_features // math.prod(sides), *sides)
+        down, across = self._axes()
+        h = torch.einsum("...iyx,oiyx->...oyx", x.reshape(*x.shape[:-1], *maps), self.scales.view(-1, *maps))
+        h = nn.functional.linear(h, across).transpose(-1, -2)  # (..., maps, width of a map of outputs, height)
+        y = nn.functional.linear(h, down).transpose(-1, -2).flatten(-3)
+        return y if self.bias is None else y + self.bias
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.config.noise):
@@ -171,7 +206,10 @@ class KernelNet(FittedLayer):
         return self._map(x, u + self.config.noise * torch.randn_like(u), v)
 
     def macs(self) -> int:
-        """Those of the dense map: W is expanded once, for any number of rows; dot is run as two thin ones."""
+        """Those of the dense map: W is expanded once, for any number of rows; what needs no W has less."""
+        if self._is_separable:
+            (height, width), (out_height, out_width) = self._grids
+            return self.maps * (self.in_features + out_width * height * (width + out_height))
         if self.config.kernel == "dot":
             return self.config.d * (self.in_features + self.out_features) + self.config.scales * self.in_features
         return self.in_features * self.out_features
@@ -189,6 +227,7 @@ class KernelNet(FittedLayer):
             {"kernel": "polynomial", "d": 3, "scales": False},
             {"kernel": "finite", "d": 3, "a": 0.5, "grid": "auto"},
             {"kernel": "gaussian", "d": 3, "grid": "auto", "out_grid": "auto", "learn": False},
+            {"kernel": "gaussian", "d": 2, "grid": "auto", "out_grid": "1x1", "learn": False},
         ]
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
