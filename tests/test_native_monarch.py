@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,10 +22,10 @@ Case = dict[str, Any]
 
 
 @st.composite
-def products(draw: st.DrawFn) -> Case:
+def products(draw: st.DrawFn, rows: tuple[int, int] = (0, 31)) -> Case:
     """A product of any size, its input of any stride and alignment."""
     k, p, q = draw(st.integers(1, 35)), draw(st.integers(1, 35)), draw(st.integers(1, 35))
-    ends = {"rank": (1, 3), "rows": (0, 31), "gap": (0, 5), "offset": (0, 17)}
+    ends = {"rank": (1, 3), "rows": rows, "gap": (0, 5), "offset": (0, 17)}
     return {
         "k": k, "p": p, "q": q, "bias": draw(st.booleans()), "seed": draw(st.integers(0, 2**16)),
         "columns": draw(st.integers(1, k * p)), "out": draw(st.integers(max(1, k * q // 2), k * q)),
@@ -53,26 +54,79 @@ def test_a_native_product_is_the_formula(case: Case) -> None:
     assert_in_budget(found, plain, truth, terms=max(float(truth.norm()), terms**0.5))
 
 
-def test_the_operator_passes_the_checks_of_torch_and_has_the_gradient_of_the_formula() -> None:
+@given(case=products(rows=(1, 150)))
+@settings(random_cases, max_examples=200)
+def test_native_gradients_of_a_product_are_those_of_the_formula(case: Case) -> None:
+    def gradients(dtype: torch.dtype, how: Callable[..., Tensor]) -> list[Tensor]:
+        leaves = [t.to(dtype).requires_grad_() for t in inputs(case) if t is not None]
+        x, first, second, *bias = leaves
+        y = how(x, first, second, bias[0] if bias else None, case["out"])
+        return list(torch.autograd.grad((y * data(*y.shape, seed=9).to(y)).sum(), leaves))
+
+    found = gradients(torch.float32, kernels.monarch)
+    plain = gradients(torch.float32, reference.monarch)
+    truth = gradients(torch.float64, reference.monarch)
+    hidden, rows = case["k"] * case["rank"], case["rows"]
+    added = (hidden * case["q"], rows * case["q"], rows * case["p"], rows)  # up, in a number of each gradient
+    for mine, theirs, true, count in zip(found, plain, truth, added, strict=False):
+        assert_in_budget(mine, theirs, true, terms=max(float(true.norm()), (count * true.numel()) ** 0.5))
+
+
+def test_the_operators_pass_the_checks_of_torch() -> None:
+    *leaves, out = small()
+    torch.library.opcheck(kernels.monarch, (*leaves, out))
+    grad, tables = data(7, out), [t.detach() for t in leaves[:3]]
+    torch.library.opcheck(kernels.monarch_backward, (grad, *tables))
+
+
+def test_the_gradient_has_a_gradient() -> None:
+    *leaves, out = small()
+    weights = data(7, out, seed=9)
+
+    def curvature(how: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        slopes = torch.autograd.grad((how(*leaves, out).square() * weights).sum(), leaves[:3], create_graph=True)
+        return torch.autograd.grad(sum((slope.square().sum() for slope in slopes), torch.zeros(())), leaves[:3])
+
+    torch.testing.assert_close(curvature(kernels.monarch), curvature(reference.monarch), rtol=1e-4, atol=1e-4)
+
+
+def small() -> list[Any]:
+    """Leaves x, first, second and bias, and the number of outputs."""
     case = {"k": 5, "p": 3, "q": 4, "rank": 2, "rows": 7, "gap": 0, "offset": 0, "columns": 13, "out": 18, "bias": True}
-    leaves = [t.requires_grad_() for t in inputs(case | {"seed": 1}) if t is not None]
-    torch.library.opcheck(kernels.monarch, (*leaves, 18))
-    weights = data(7, 18, seed=9)
-    found = torch.autograd.grad((kernels.monarch(*leaves, 18) * weights).sum(), leaves)
-    x, first, second, bias = leaves
-    plain = torch.autograd.grad((reference.monarch(x, first, second, bias, 18) * weights).sum(), leaves)
-    torch.testing.assert_close(found, plain)
+    return [*(t.requires_grad_() for t in inputs(case | {"seed": 1}) if t is not None), 18]
 
 
-def test_a_layer_takes_the_native_path_without_gradients_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_the_same_bytes_for_the_same_threads() -> None:
+    x, first, second, grad = data(900, 60), data(6, 12, 10, seed=1), data(6, 11, 12, seed=2), data(900, 66, seed=3)
+    was, found = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 3, 3):
+            torch.set_num_threads(threads)
+            new = kernels.run_monarch_backward(grad, x, first, second)
+            assert all(torch.equal(a, b) for a, b in zip(found.get(threads, new), new, strict=True))
+            found[threads] = new
+    finally:
+        torch.set_num_threads(was)
+    for one, three in zip(found[1], found[3], strict=True):
+        assert (one - three).norm() <= 1e-6 * one.norm()
+
+
+def test_a_layer_takes_the_native_path_with_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Monarch(13, 20), data(3, 13)
-    plain = layer(x)
-    assert plain.requires_grad
+
+    def results() -> list[Tensor]:
+        y = layer(x)
+        return [y, *torch.autograd.grad(y.square().sum(), layer.parameters())]
+
+    with monkeypatch.context() as without:
+        without.setattr(native, "is_loaded", lambda: False)
+        plain = results()
     monkeypatch.setattr(reference, "monarch", None)
+    torch.testing.assert_close(results(), plain)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), plain[0])
     with torch.no_grad():
-        torch.testing.assert_close(layer(x), plain)
-        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-        torch.testing.assert_close(compiled(x), plain)
+        torch.testing.assert_close(layer(x), plain[0])
 
 
 def test_an_exported_layer_holds_plain_operators_only() -> None:

@@ -178,14 +178,13 @@ def fastfood(
 
 
 def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
-    """`reference.monarch`: block-diagonal, permutation, block-diagonal. For gradients, the plain one."""
+    """`reference.monarch`: block-diagonal, permutation, block-diagonal."""
     if not torch.compiler.is_compiling():
         y: Tensor | None = quick.call(x, out_features, "monarch", first, second, bias)
         if y is not None:
             return y
     route = _route(native.takes, x, first, second, bias)
-    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, first, second, bias))
-    if route == "reference" or wanted:
+    if route == "reference":
         return reference.monarch(x, first, second, bias, out_features)
     if route == "native":
         stack = native_monarch.stack(x.shape[-1], first, second, bias, out_features)

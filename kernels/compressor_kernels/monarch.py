@@ -1,7 +1,7 @@
-"""Monarch products by the native kernels: the call, and the operator of torch.
+"""Monarch products by the native kernels: the call, and the operators of torch.
 
-``torch.ops.compressor_kernels.monarch`` has a gradient, in plain torch and computed with the middle again; where one
-is wanted, autograd through `reference.monarch` is quicker, and dispatch takes that.
+``torch.ops.compressor_kernels.monarch`` takes float32 in the CPU's memory and has a gradient, with the middle computed
+again; the gradient of that is in plain torch.
 """
 
 from __future__ import annotations
@@ -53,6 +53,27 @@ def run_monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, o
     return y
 
 
+def run_monarch_backward(grad: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by x, first and second from that of the output of `run_monarch`."""
+    first, second = first.contiguous(), second.contiguous()
+    rows, grads = as_rows(x), as_rows(grad)
+    found = torch.empty(x.shape), torch.empty(first.shape), torch.empty(second.shape)
+    check(
+        loaded().ck_monarch_backward_f32(
+            ctypes.byref(stack(x.shape[-1], first, second, None, grad.shape[-1])),
+            rows.data_ptr(),
+            grads.data_ptr(),
+            *(gradient.data_ptr() for gradient in found),
+            len(rows),
+            rows.stride(0),
+            grads.stride(0),
+            torch.get_num_threads(),
+            None,
+        )
+    )
+    return found
+
+
 def stack(columns: int, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Stack:
     """The C side's view of a product; the tables are contiguous and kept alive by the caller."""
     k, hidden, p = first.shape
@@ -71,6 +92,17 @@ def _(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_feature
     return x.new_empty((*x.shape[:-1], out_features))
 
 
+@torch.library.custom_op("compressor_kernels::monarch_backward", mutates_args=(), device_types="cpu")
+def monarch_backward(grad: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by x, first and second."""
+    return run_monarch_backward(grad, x, first, second)
+
+
+@monarch_backward.register_fake
+def _(grad: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), first.new_empty(first.shape), second.new_empty(second.shape)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, first, second, bias, _ = inputs
     ctx.save_for_backward(x, first, second)
@@ -78,15 +110,21 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, first, second = ctx.saved_tensors
+    wanted_twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # the gradient's own gradient
+    found = (_plain_gradients if wanted_twice else monarch_backward)(grad, *ctx.saved_tensors)
+    bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.has_bias else None
+    return *found, bias, None
+
+
+def _plain_gradients(grad: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`run_monarch_backward` in operators that have gradients."""
     (k, hidden, p), q = first.shape, second.shape[1]
     blocks = F.pad(x, (0, k * p - x.shape[-1])).reshape(-1, k, p).transpose(0, 1)  # (block, rows, p)
     h = (blocks @ first.mT).reshape(k, -1, k, hidden // k).permute(2, 1, 0, 3).flatten(-2)  # (class, rows, block · s)
     gy = F.pad(grad, (0, k * q - grad.shape[-1])).reshape(-1, q, k).permute(2, 0, 1)  # (class, rows, q)
     gh = (gy @ second).reshape(k, -1, k, hidden // k).permute(2, 1, 0, 3).flatten(-2)  # (block, rows, class · s)
     gx = (gh @ first).transpose(0, 1).reshape(*x.shape[:-1], k * p)[..., : x.shape[-1]]
-    bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.has_bias else None
-    return gx, gh.mT @ blocks, gy.mT @ h, bias, None
+    return gx, gh.mT @ blocks, gy.mT @ h
 
 
 monarch.register_autograd(_backward, setup_context=_keep)

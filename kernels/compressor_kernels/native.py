@@ -19,7 +19,7 @@ from torch import Tensor
 
 from compressor_kernels.reference import split
 
-VERSION = 1
+VERSION = 2
 RELU, SEPARABLE, FIRST_FIXED, INDEX_16 = 1, 2, 4, 8  # flags of a cascade
 
 
@@ -52,6 +52,7 @@ _SIGNATURES: dict[str, list[type]] = {
     "ck_acdc_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
     "ck_acdc_backward_f32": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _N, _P],
     "ck_monarch_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_monarch_backward_f32": [_P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
     "ck_csr_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
     "ck_csr_backward_f32": [_P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
     "ck_fwht_f32": [_P, _P, _N, _N, _N, _N, _N, _P],

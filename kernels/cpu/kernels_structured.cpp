@@ -3,7 +3,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own headers of AVX-512 are meant
 #endif
 #include "fastfood_backward.h"
-#include "monarch.h"
+#include "monarch_backward.h"
 #include "sparse.h"
 #include "table.h"
 
@@ -16,6 +16,7 @@ const StructuredKernels& structured_table() {
       .fastfood_backward = fastfood_backward,
       .monarch_pack = monarch_pack,
       .monarch = monarch,
+      .monarch_backward = monarch_backward,
       .sparse = sparse,
       .sparse_fits = sparse_fits,
   };

@@ -35,14 +35,18 @@ inline bool takes_four_rows(int64_t d, int64_t rows) { return rows >= 4 && d <= 
 inline int64_t fastfood_floats(int64_t d) { return 13 * d + 256; }
 inline int64_t fastfood_places(int64_t d) { return d; }
 
-// Monarch over some rows: x -> y. `first` and `second` are the packed weights, NULL to take them as they are stored.
+// Monarch over some rows. Forward: x -> y. `first` and `second` are the packed weights, NULL to take them as they are
+// stored. Backward: x and grad_y -> grad_x, which may be NULL; the gradients of the weights are added to.
 struct MonarchCall {
   const ck_monarch* stack;
   const float* x;
   float* y;
   int64_t rows, x_stride, y_stride;
   const float *first, *second;
-  float* scratch;  // monarch_floats
+  float* scratch;       // monarch_floats; backward monarch_backward_floats, aligned to 64 bytes
+  const float* grad_y;  // with y_stride
+  float* grad_x;        // (rows, columns_in), dense
+  float *grad_first, *grad_second;
 };
 
 // Of packed weights, at most so many floats with lanes of `lanes` floats.
@@ -54,6 +58,13 @@ inline int64_t monarch_packed(const ck_monarch& m, int64_t side, int64_t lanes) 
 inline int64_t monarch_floats(const ck_monarch& m, int64_t lanes) {
   const int64_t classes = (m.blocks + lanes - 1) / lanes * lanes;
   return 6 * (m.blocks * m.rank * classes + 16) + m.blocks * 16 + m.blocks * m.q;
+}
+
+// Rows whose gradients are computed together, and the room for them: x, the gradients of y and h, and h or that of x.
+inline int64_t chunk_rows(int64_t lanes) { return 8 * lanes; }
+inline int64_t monarch_backward_floats(const ck_monarch& m, int64_t lanes) {
+  const int64_t hidden = m.blocks * m.rank, last = hidden < m.p ? m.p : hidden;
+  return chunk_rows(lanes) * m.blocks * (m.p + m.q + hidden + last);
 }
 
 // A sparse matrix over some rows. With y: forward. Else from grad_y: grad_x (rows, columns_in), dense, is overwritten,

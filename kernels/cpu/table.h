@@ -125,6 +125,7 @@ struct StructuredKernels {
   void (*fastfood_backward)(const FastfoodCall&);
   void (*monarch_pack)(const ck_monarch&, float* first, float* second);
   void (*monarch)(const MonarchCall&);
+  void (*monarch_backward)(const MonarchCall&);
   void (*sparse)(const SparseCall&);
   bool (*sparse_fits)(const ck_csr&);
 };

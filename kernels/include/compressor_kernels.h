@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define CK_VERSION 1
+#define CK_VERSION 2
 
 enum {
   CK_OK = 0,
@@ -122,6 +122,10 @@ typedef struct ck_monarch {
 
 CK_API int ck_monarch_forward_f32(const ck_monarch* stack, const float* x, float* y, int64_t rows, int64_t x_stride,
                                   int64_t y_stride, int64_t threads, const ck_pool* pool);
+/* Gradients by x (rows, columns_in), dense, or NULL, and by first and second, of their shapes, from that by y. */
+CK_API int ck_monarch_backward_f32(const ck_monarch* stack, const float* x, const float* grad_y, float* grad_x,
+                                   float* grad_first, float* grad_second, int64_t rows, int64_t x_stride,
+                                   int64_t y_stride, int64_t threads, const ck_pool* pool);
 
 /* y = x W^T + bias, W (columns_out, columns_in) in compressed sparse rows: `lengths` holds how many entries each row has,
  * `columns` and `values` row after row where they stand and what they are. Whole numbers of 1, 2 (unsigned) or 4 bytes. */
