@@ -1,8 +1,8 @@
 """Does it matter how ACDC permutes? Test errors with permutations that are random, by blocks of 8, and with none.
 
 Two real jobs, the demo's convnet and the Caffe LeNet, each compressed by the command itself with several seeds. The
-source draws its permutations at random, once; by blocks they take a twentieth of the time of a single row instead of a
-quarter. The default is the one that is the better trade.
+source draws its permutations at random, once; by blocks a single row takes less time (`benchmarks/kernels_cpu.py`). The
+default is the one that is the better trade.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class ACDCConfig(LayerConfig):
     relu: bool = Field(False, description="a ReLU between neighbours: for a window of several layers")
     basis: Literal["dct", "dct2d"] = Field("dct", description="dct2d: separable, half the work, same parameters")
     permutation: Literal["random", "block", "none"] = Field(
-        "random", description="between neighbours, drawn from the seed; block: quicker, 8 entries stay together"
+        "block", description="between neighbours, drawn from the seed; block: quicker, 8 entries stay together"
     )
     first: Literal["learned", "fixed"] = Field("learned", description="a of the first member; fixed: it is 1")
     ends: Literal["pad", "scatter"] = Field("pad", description="scatter: random positions in N, outputs scaled")
