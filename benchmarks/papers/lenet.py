@@ -49,7 +49,7 @@ HEADS: dict[str, Callable[[int], list[nn.Module]]] = {
     "Fastfood 2048": _fastfood(2048, adaptive=False, dropout=_DROPOUT),
     "Adaptive Fastfood 2048 (ND)": _fastfood(2048),
     "Fastfood 2048 (ND)": _fastfood(2048, adaptive=False),
-    "ACDC": _through("acdc", depth=2),
+    "ACDC": _through("acdc", depth=2, permutation="random"),
     "SVD": _through("svd", rank=4),
 }
 PAST: dict[str, tuple[Callable[[int], list[nn.Module]], int, float]] = {  # head, weights at most, error at most

@@ -15,7 +15,7 @@ from jobs import JOBS, test_error
 
 WAYS = ("at once", "linear", "mollify", "cosine", "theseus")
 SEEDS, EPOCHS = (0, 1, 2), 2
-_METHOD = ("--method", "acdc", "--set", "depth=2")
+_METHOD = ("--method", "acdc", "--set", "depth=2", "--set", "permutation=random")
 
 
 def measure(runs: Runs) -> None:
