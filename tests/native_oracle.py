@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -37,3 +37,17 @@ def assert_in_budget(found: Tensor, plain: Tensor, truth: Tensor, *, terms: Tens
 def together(tables: Iterable[Tensor]) -> Tensor:
     """The gradients of all tables as one: a sum over rows can be lucky, in one precision or the other."""
     return torch.cat([table.flatten() for table in tables])
+
+
+def assert_same_bytes_for_same_threads(gradients: Callable[[], Sequence[Tensor]]) -> None:
+    """On three threads ``gradients`` gives the same bytes twice, and what it gives on one, up to rounding."""
+    was, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3, 3):
+            torch.set_num_threads(threads)
+            found.append(gradients())
+    finally:
+        torch.set_num_threads(was)
+    for one, three, again in zip(*found, strict=True):
+        assert torch.equal(three, again)
+        assert (one - three).norm() <= 1e-6 * one.norm()

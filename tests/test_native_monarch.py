@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_oracle import assert_in_budget, data, random_cases, rows_in
+from native_oracle import assert_in_budget, assert_same_bytes_for_same_threads, data, random_cases, rows_in
 from torch import Tensor
 
 from compressor.layers.monarch import Monarch
@@ -98,17 +98,7 @@ def small() -> list[Any]:
 
 def test_gradients_are_the_same_bytes_for_the_same_threads() -> None:
     x, first, second, grad = data(900, 60), data(6, 12, 10, seed=1), data(6, 11, 12, seed=2), data(900, 66, seed=3)
-    was, found = torch.get_num_threads(), {}
-    try:
-        for threads in (1, 3, 3):
-            torch.set_num_threads(threads)
-            new = kernels.run_monarch_backward(grad, x, first, second)
-            assert all(torch.equal(a, b) for a, b in zip(found.get(threads, new), new, strict=True))
-            found[threads] = new
-    finally:
-        torch.set_num_threads(was)
-    for one, three in zip(found[1], found[3], strict=True):
-        assert (one - three).norm() <= 1e-6 * one.norm()
+    assert_same_bytes_for_same_threads(lambda: kernels.run_monarch_backward(grad, x, first, second))
 
 
 def test_a_layer_takes_the_native_path_with_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:

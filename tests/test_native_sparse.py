@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_oracle import assert_in_budget, data, random_cases, rows_in
+from native_oracle import assert_in_budget, assert_same_bytes_for_same_threads, data, random_cases, rows_in
 from torch import Tensor
 
 from compressor.layers.positions import Positions
@@ -101,17 +101,8 @@ def test_lengths_that_are_not_those_of_the_entries_are_refused() -> None:
 def test_gradients_are_the_same_bytes_for_the_same_threads() -> None:
     case = {"rows": 300, "gap": 0, "offset": 0, "seed": 1, "out": 90, "columns": 70, "density": 0.3, "bias": False}
     x, values, columns, lengths, _ = inputs(case)
-    grad, was, found = data(300, 90, seed=2), torch.get_num_threads(), {}
-    try:
-        for threads in (1, 3, 3):
-            torch.set_num_threads(threads)
-            new = sparse.csr_backward(grad, x, values, columns, lengths)
-            assert all(torch.equal(a, b) for a, b in zip(found.get(threads, new), new, strict=True))
-            found[threads] = new
-    finally:
-        torch.set_num_threads(was)
-    for one, three in zip(found[1], found[3], strict=True):
-        assert (one - three).norm() <= 1e-6 * one.norm()
+    grad = data(300, 90, seed=2)
+    assert_same_bytes_for_same_threads(lambda: sparse.csr_backward(grad, x, values, columns, lengths))
 
 
 def test_a_pruned_layer_takes_the_native_path_with_gradients_too(monkeypatch: pytest.MonkeyPatch) -> None:

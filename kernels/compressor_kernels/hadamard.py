@@ -62,22 +62,8 @@ def run_fastfood(
 ) -> Tensor:
     """`reference.fastfood`, without autograd."""
     tables = [table.contiguous() for table in (B, G, S, permutation)]
-    rows = as_rows(x)
     width = len(S) if features != "rbf" else 2 * len(S)
-    y = torch.empty((*x.shape[:-1], width), dtype=x.dtype)
-    check(
-        loaded().ck_fastfood_forward_f32(
-            ctypes.byref(stack(x.shape[-1], tables, scale, features)),
-            rows.data_ptr(),
-            y.data_ptr(),
-            len(rows),
-            rows.stride(0),
-            width,
-            torch.get_num_threads(),
-            None,
-        )
-    )
-    return y
+    return native.forward("ck_fastfood_forward_f32", stack(x.shape[-1], tables, scale, features), x, width)
 
 
 def run_fastfood_backward(
@@ -85,21 +71,8 @@ def run_fastfood_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients by x, B, G and S from that of the output of `run_fastfood`."""
     tables = [table.contiguous() for table in (B, G, S, permutation)]
-    rows, grads = as_rows(x), as_rows(grad)
     found = torch.empty(x.shape), torch.empty(B.shape), torch.empty(G.shape), torch.empty(S.shape)
-    check(
-        loaded().ck_fastfood_backward_f32(
-            ctypes.byref(stack(x.shape[-1], tables, scale, features)),
-            rows.data_ptr(),
-            grads.data_ptr(),
-            *(gradient.data_ptr() for gradient in found),
-            len(rows),
-            rows.stride(0),
-            grads.stride(0),
-            torch.get_num_threads(),
-            None,
-        )
-    )
+    native.backward("ck_fastfood_backward_f32", stack(x.shape[-1], tables, scale, features), x, grad, found)
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compressor_kernels.native import as_rows, check, loaded
+from compressor_kernels import native
 
 
 class Stack(ctypes.Structure):
@@ -36,41 +36,16 @@ class Stack(ctypes.Structure):
 def run_monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`reference.monarch`, without autograd."""
     first, second, bias = first.contiguous(), second.contiguous(), None if bias is None else bias.contiguous()
-    rows = as_rows(x)
-    y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype)
-    check(
-        loaded().ck_monarch_forward_f32(
-            ctypes.byref(stack(x.shape[-1], first, second, bias, out_features)),
-            rows.data_ptr(),
-            y.data_ptr(),
-            len(rows),
-            rows.stride(0),
-            out_features,
-            torch.get_num_threads(),
-            None,
-        )
-    )
-    return y
+    table = stack(x.shape[-1], first, second, bias, out_features)
+    return native.forward("ck_monarch_forward_f32", table, x, out_features)
 
 
 def run_monarch_backward(grad: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by x, first and second from that of the output of `run_monarch`."""
     first, second = first.contiguous(), second.contiguous()
-    rows, grads = as_rows(x), as_rows(grad)
     found = torch.empty(x.shape), torch.empty(first.shape), torch.empty(second.shape)
-    check(
-        loaded().ck_monarch_backward_f32(
-            ctypes.byref(stack(x.shape[-1], first, second, None, grad.shape[-1])),
-            rows.data_ptr(),
-            grads.data_ptr(),
-            *(gradient.data_ptr() for gradient in found),
-            len(rows),
-            rows.stride(0),
-            grads.stride(0),
-            torch.get_num_threads(),
-            None,
-        )
-    )
+    table = stack(x.shape[-1], first, second, None, grad.shape[-1])
+    native.backward("ck_monarch_backward_f32", table, x, grad, found)
     return found
 
 

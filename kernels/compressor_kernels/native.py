@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import os
 import warnings
+from collections.abc import Sequence
 from ctypes import c_char_p, c_int64, c_void_p
 from pathlib import Path
 
@@ -163,22 +164,8 @@ def acdc(
 
     ``a (K or K − 1, N)``, ``d, bias (K, N)``, ``permutation (K − 1, N)`` uint16 or int32.
     """
-    rows = as_rows(x)
-    y = torch.empty((*x.shape[:-1], out_features), dtype=x.dtype)
     cascade, _tables = describe_cascade(x.shape[-1], a, d, bias, permutation, out_features, relu, separable)
-    check(
-        loaded().ck_acdc_forward_f32(
-            ctypes.byref(cascade),
-            rows.data_ptr(),
-            y.data_ptr(),
-            len(rows),
-            rows.stride(0),
-            out_features,
-            torch.get_num_threads(),
-            None,
-        )
-    )
-    return y
+    return forward("ck_acdc_forward_f32", cascade, x, out_features)
 
 
 def acdc_backward(
@@ -239,6 +226,22 @@ def describe_cascade(
         *(None if table is None or not table.numel() else table.data_ptr() for table in tables),
     )
     return cascade, tables
+
+
+def forward(function: str, table: ctypes.Structure, x: Tensor, outputs: int) -> Tensor:
+    """What ``function(table, x, y, ...)`` makes of ``x (..., in)``: ``(..., outputs)``."""
+    rows, y = as_rows(x), torch.empty((*x.shape[:-1], outputs), dtype=x.dtype)
+    sizes = len(rows), rows.stride(0), outputs, torch.get_num_threads(), None
+    check(getattr(loaded(), function)(ctypes.byref(table), rows.data_ptr(), y.data_ptr(), *sizes))
+    return y
+
+
+def backward(function: str, table: ctypes.Structure, x: Tensor, grad: Tensor, found: Sequence[Tensor | None]) -> None:
+    """Fill ``found`` with the gradients of ``function(table, x, grad_y, *found, ...)``; None: not asked for."""
+    rows, grads = as_rows(x), as_rows(grad)
+    places = [None if gradient is None else gradient.data_ptr() for gradient in found]
+    sizes = len(rows), rows.stride(0), grads.stride(0), torch.get_num_threads(), None
+    check(getattr(loaded(), function)(ctypes.byref(table), rows.data_ptr(), grads.data_ptr(), *places, *sizes))
 
 
 def as_rows(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor_kernels.native import as_rows, check, loaded
+from compressor_kernels import native
 
 WHOLE = (torch.uint8, torch.uint16, torch.int32)
 
@@ -37,22 +37,7 @@ class Matrix(ctypes.Structure):
 def run_csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
     """`reference.csr`, without autograd."""
     tables = [table if table is None else table.contiguous() for table in (values, columns, lengths, bias)]
-    rows = as_rows(x)
-    outputs = len(lengths)
-    y = torch.empty((*x.shape[:-1], outputs), dtype=x.dtype)
-    check(
-        loaded().ck_csr_forward_f32(
-            ctypes.byref(matrix(x.shape[-1], tables)),
-            rows.data_ptr(),
-            y.data_ptr(),
-            len(rows),
-            rows.stride(0),
-            outputs,
-            torch.get_num_threads(),
-            None,
-        )
-    )
-    return y
+    return native.forward("ck_csr_forward_f32", matrix(x.shape[-1], tables), x, len(lengths))
 
 
 def matrix(columns_in: int, tables: list[Tensor | None]) -> Matrix:
@@ -108,22 +93,9 @@ def run_csr_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients by x, ``grad W``, and by the values, ``gradᵀ x`` where W has entries; empty if not asked for."""
     tables = [table.contiguous() for table in (values, columns, lengths)]
-    rows, grads = as_rows(x), as_rows(grad)
     found = torch.empty(x.shape if by_x else 0), torch.empty(values.shape if by_values else 0)
-    check(
-        loaded().ck_csr_backward_f32(
-            ctypes.byref(matrix(x.shape[-1], [*tables, None])),
-            rows.data_ptr(),
-            grads.data_ptr(),
-            found[0].data_ptr() if by_x else None,
-            found[1].data_ptr() if by_values else None,
-            len(rows),
-            rows.stride(0),
-            grads.stride(0),
-            torch.get_num_threads(),
-            None,
-        )
-    )
+    wanted = [gradient if is_wanted else None for gradient, is_wanted in zip(found, (by_x, by_values), strict=True)]
+    native.backward("ck_csr_backward_f32", matrix(x.shape[-1], [*tables, None]), x, grad, wanted)
     return found
 
 
