@@ -189,6 +189,25 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("name", "settings"), LAYERS)
+def test_where_new_tensors_would_lie_and_of_what_kind_they_would_be_does_not_matter(name: str, settings: dict) -> None:
+    layer, x = method(name).layer(16, 20, bias=True, **settings), data(5, 16)
+
+    def results() -> list[Tensor]:
+        with torch.no_grad():
+            plain = [layer(x), layer(x)]  # the second is known by then
+        return [*plain, *torch.autograd.grad(layer(x).square().sum(), [*layer.parameters()])]
+
+    wanted, kind = results(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = results()
+    finally:
+        torch.set_default_dtype(kind)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(("name", "settings"), LAYERS)
 def test_a_layer_is_trained_in_one_compiled_graph_and_exported_without_ours(name: str, settings: dict) -> None:
     layer = method(name).layer(16, 20, bias=True, **settings)
     x = data(5, 16).requires_grad_()

@@ -131,7 +131,7 @@ class Kernels:
         """The twiddles of length ``n`` on ``device``; an empty tensor where there is no kernel for it."""
         key = (n, device)
         if key not in self._tables:
-            host = torch.empty(self.library.ck_cuda_acdc_table_size(n))
+            host = torch.empty(self.library.ck_cuda_acdc_table_size(n), dtype=torch.float32, device="cpu")
             if host.numel():
                 self._check(self.library.ck_cuda_acdc_table(n, host.data_ptr()))
             self._tables[key] = host.to(device)

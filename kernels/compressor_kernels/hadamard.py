@@ -51,7 +51,7 @@ def run_fwht(x: Tensor) -> Tensor:
     if not can_transform(n):
         raise ValueError(f"a Walsh–Hadamard transform needs a power of two, not {n}")
     rows = as_rows(x)
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = x.new_empty(x.shape)
     call = loaded().ck_fwht_f32
     check(call(rows.data_ptr(), y.data_ptr(), len(rows), n, rows.stride(0), n, torch.get_num_threads(), None))
     return y
@@ -71,7 +71,7 @@ def run_fastfood_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients by x, B, G and S from that of the output of `run_fastfood`."""
     tables = [table.contiguous() for table in (B, G, S, permutation)]
-    found = torch.empty(x.shape), torch.empty(B.shape), torch.empty(G.shape), torch.empty(S.shape)
+    found = x.new_empty(x.shape), B.new_empty(B.shape), G.new_empty(G.shape), S.new_empty(S.shape)
     native.backward("ck_fastfood_backward_f32", stack(x.shape[-1], tables, scale, features), x, grad, found)
     return found
 

@@ -43,7 +43,7 @@ def run_monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, o
 def run_monarch_backward(grad: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by x, first and second from that of the output of `run_monarch`."""
     first, second = first.contiguous(), second.contiguous()
-    found = torch.empty(x.shape), torch.empty(first.shape), torch.empty(second.shape)
+    found = x.new_empty(x.shape), first.new_empty(first.shape), second.new_empty(second.shape)
     table = stack(x.shape[-1], first, second, None, grad.shape[-1])
     native.backward("ck_monarch_backward_f32", table, x, grad, found)
     return found

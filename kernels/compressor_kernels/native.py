@@ -142,7 +142,7 @@ def describe(op: str, n: int, batch: int) -> str:
 def dct(x: Tensor, *, inverse: bool = False) -> Tensor:
     """Orthonormal DCT-II of the last axis, or its inverse; float32 on the CPU."""
     rows = as_rows(x)
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = x.new_empty(x.shape)
     call = loaded().ck_idct_f32 if inverse else loaded().ck_dct_f32
     n = x.shape[-1]
     check(call(rows.data_ptr(), y.data_ptr(), len(rows), n, rows.stride(0), n, torch.get_num_threads(), None))
@@ -182,8 +182,8 @@ def acdc_backward(
     """The gradients of x, a, d and bias from that of the output of `acdc`."""
     rows, grads = as_rows(x), as_rows(grad)
     cascade, _tables = describe_cascade(x.shape[-1], a, d, bias, permutation, grad.shape[-1], relu, separable)
-    found = [torch.empty(table.shape, dtype=x.dtype) for table in (x, a, d)]
-    of_bias = None if bias is None else torch.empty(bias.shape, dtype=x.dtype)
+    found = [table.new_empty(table.shape) for table in (x, a, d)]
+    of_bias = None if bias is None else bias.new_empty(bias.shape)
     check(
         loaded().ck_acdc_backward_f32(
             ctypes.byref(cascade),
@@ -230,7 +230,7 @@ def describe_cascade(
 
 def forward(function: str, table: ctypes.Structure, x: Tensor, outputs: int) -> Tensor:
     """What ``function(table, x, y, ...)`` makes of ``x (..., in)``: ``(..., outputs)``."""
-    rows, y = as_rows(x), torch.empty((*x.shape[:-1], outputs), dtype=x.dtype)
+    rows, y = as_rows(x), x.new_empty((*x.shape[:-1], outputs))
     sizes = len(rows), rows.stride(0), outputs, torch.get_num_threads(), None
     check(getattr(loaded(), function)(ctypes.byref(table), rows.data_ptr(), y.data_ptr(), *sizes))
     return y

@@ -38,7 +38,7 @@ _tracing = torch._C._get_tracing_state
 _transforms = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
 _threads = torch.get_num_threads
-_empty_like = torch.empty_like
+_empty = torch.empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,9 @@ def call_in_python(x: Tensor, outputs: int, settings: Hashable, *tables: Tensor 
                 return None
         elif reference is None or reference() is not table or table.data_ptr() != address:
             return None
-    y = _empty_like(x) if known.columns == outputs else x.new_empty((*x.shape[:-1], outputs))
+    y = _empty((*x.shape[:-1], outputs))
+    if y.dtype is not torch.float32 or not y.is_cpu:  # by a default dtype or device
+        return None
     rows = x.numel() // known.columns
     error = known.forward(
         ctypes.addressof(known.description), x.data_ptr(), y.data_ptr(), rows, known.columns, outputs, _threads(), None
@@ -140,7 +142,7 @@ if _extension is not None:
         _modes,
         forward_ad,
         _threads,
-        _empty_like,
+        _empty,
         torch._C.TensorBase.data_ptr,
         torch._C.TensorBase.is_contiguous,
         _known,

@@ -93,7 +93,7 @@ def run_csr_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients by x, ``grad W``, and by the values, ``gradᵀ x`` where W has entries; empty if not asked for."""
     tables = [table.contiguous() for table in (values, columns, lengths)]
-    found = torch.empty(x.shape if by_x else 0), torch.empty(values.shape if by_values else 0)
+    found = x.new_empty(x.shape if by_x else 0), values.new_empty(values.shape if by_values else 0)
     wanted = [gradient if is_wanted else None for gradient, is_wanted in zip(found, (by_x, by_values), strict=True)]
     native.backward("ck_csr_backward_f32", matrix(x.shape[-1], [*tables, None]), x, grad, wanted)
     return found
