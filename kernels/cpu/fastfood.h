@@ -89,9 +89,9 @@ static void fastfood_rows(const Block& k, const Parts& parts, const float* x, in
                           int64_t y_stride, float* h, float* u, const int32_t* from) {
   const int64_t stride = R * C, total = R * k.d / W, part = R * parts.length / W;
   for (int64_t e = 0; e < k.d; e += parts.length) {
-    float* near = h + e / parts.length * parts.gap;
-    enter<R, C>(x, x_stride, k.stack->columns_in, k.b, near, e, e + parts.length);
-    distant(near + R * e, stride, part);
+    float* moved = h + e / parts.length * parts.gap;  // where e = 0 would be
+    enter<R, C>(x, x_stride, k.stack->columns_in, k.b, moved, e, e + parts.length);
+    distant(moved + R * e, stride, part);
   }
   across(h, part, total, parts.gap);
   if constexpr (R == 4) {
@@ -100,9 +100,9 @@ static void fastfood_rows(const Block& k, const Parts& parts, const float* x, in
     weighted_numbers(h, k.permutation, k.g, u, stride, total, parts);
   }
   for (int64_t e = 0; e < k.d; e += parts.length) {
-    float* near = u + e / parts.length * parts.gap;
-    if (part < total) distant(near + R * e, stride, part);
-    finish<R, C>(k, near, y + k.first, y_stride, e, e + parts.length);
+    float* moved = u + e / parts.length * parts.gap;
+    if (part < total) distant(moved + R * e, stride, part);
+    finish<R, C>(k, moved, y + k.first, y_stride, e, e + parts.length);
   }
   if (k.stack->features != CK_FASTFOOD_LINEAR)
     for (int r = 0; r < R; r++) bend(*k.stack, y + r * y_stride + k.first, k.columns);
