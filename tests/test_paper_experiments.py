@@ -12,7 +12,6 @@ from classification import error, flat, mnist, outputs, shifted, train
 from denil import KINDS, fine_tune, learned, predicted, pretrained
 from experiment import Figure, Runs, at_most, mean_of, percent
 from kernel_dimensions import network as kernel_network
-from kernel_grids import RATE
 from kernel_grids import network as grid_network
 from lenet import HEADS, PAST, network, weights
 from page import page
@@ -148,7 +147,7 @@ def test_known_places_of_pixels_beat_learned_ones_at_equal_budget(digits: tuple)
         for places in ("known", "learned"):
             torch.manual_seed(seed)
             model = grid_network(places, seed, maps=8)
-            optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+            optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
             train(model, (x, labels), epochs=5, optimizer=optimizer, seed=seed, cosine=True)
             accuracy[places] = 1 - error(model, test)
             learned_numbers[places] = sum(p.numel() for p in model.parameters())
