@@ -168,7 +168,7 @@ class ACDC(FittedLayer):
             {"permutation": "block", "depth": 3},
             {"depth": 2, "relu": True},
             {"depth": 1, "size": 71},
-            {"depth": 2, "first": "fixed", "ends": "scatter"},
+            {"depth": 2, "first": "fixed", "ends": "scatter", "permutation": "random"},
         ]
 
     def fit_map(self, weight: Tensor, metric: Metric) -> None:
