@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from compressor.layers import Metric, method
 from compressor.layers.rates import parameter_groups
 
-SEEDS, EPOCHS = (0, 1, 2), {"mnist": 5, "fashion": 8, "cifar10": 12}
+SEEDS, EPOCHS = (0, 1, 2), {"mnist": 5, "fashion": 5, "cifar10": 12}
 WAYS = ("scratch", "fitted", "fine-tuned", "distilled")
 _T, _SHARE = 4.0, 0.3
 METHODS: dict[str, dict[str, object]] = {
