@@ -84,7 +84,7 @@ def call_in_python(x: Tensor, outputs: int, settings: Hashable, *tables: Tensor 
                 return None
         elif reference is None or reference() is not table or table.data_ptr() != address:
             return None
-    y = _empty((*x.shape[:-1], outputs))
+    y = _empty(*x.shape[:-1], outputs)
     if y.dtype is not torch.float32 or not y.is_cpu:  # by a default dtype or device
         return None
     rows = x.numel() // known.columns
