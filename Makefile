@@ -23,7 +23,7 @@ demo: $(STAMP)
 
 # Two processes with one thread each: BLAS threads of two processes on two cores only get in each other's way.
 # `test` takes some minutes; `test-slow` is the rest: every method with every other example of its settings, the kills.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=20
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow"
