@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from compressor.candidate import NATIVE
 from compressor.report import Report, Side
 
 
@@ -26,4 +27,10 @@ def row(name: str, side: Side) -> dict[str, Any]:
         "safetensors_bytes": side.size_bytes.get("model.safetensors"),
         "onnx_bytes": side.size_bytes.get("model.onnx"),
         "latency_ms": side.latency_ms["onnxruntime"]["1"].median,
+        "native_ms": native_ms(side),
     }
+
+
+def native_ms(side: Side) -> float | None:
+    """The median latency of one example in onnxruntime on the native kernels, where that was measured."""
+    return side.latency_ms[NATIVE]["1"].median if NATIVE in side.latency_ms else None

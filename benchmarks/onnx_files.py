@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparison import native_ms
 from facts import RESULTS, facts, keep, parser, show
 from packages import ROOT, STORE, Package, data_folder, minilm, pip_wheel, sentence_pairs
 
@@ -241,6 +242,7 @@ def measure(model: Model, method: str, epochs: int, folder: Path, rows: int | No
         **{key: [getattr(side, key) for side in (before, after)] for key in ("params", "dense_params", "macs")},
         "bytes": [side.size_bytes["model.onnx"] for side in (before, after)],
         "ms": [side.latency_ms["onnxruntime"]["1"].median for side in (before, after)],
+        "native_ms": [native_ms(side) for side in (before, after)],
         "relative_error": after.fidelity.relative_error,
         "agreement": after.fidelity.agreement,
         "off_in_file": max(check.max_rel for check in report.verification),

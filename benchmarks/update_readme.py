@@ -96,22 +96,31 @@ def comparison(name: str, title: str, figures: dict[str, tuple[str, str]]) -> st
     result = json.loads(path.read_text(encoding="utf-8"))
     qualities = [heading for heading, _ in figures.values()]
     heads = ["dense parameters", "smaller", "ONNX bytes", "MACs", *qualities, "ms, onnxruntime"]
-    lines = [f"| {' | '.join((title, *heads))} |", f"| --- |{' ---: |' * len(heads)}"]
     original = result["rows"][0]
     dense = original["dense_params"]
+    is_native = any(row.get("native_ms") for row in result["rows"])
+    if is_native:
+        heads.append("ms, native kernels")
+    lines = [f"| {' | '.join((title, *heads))} |", f"| --- |{' ---: |' * len(heads)}"]
     for row in result["rows"]:
         counted = f"{row['dense_params']:,}" if row["dense_params"] else "–"
         ratio = f"{dense / row['dense_params']:.1f}×" if row["dense_params"] else "–"
-        slower = ", slower" if row["latency_ms"] > original["latency_ms"] else ""
         size, macs = (f"{row[key]:,}" if row.get(key) else "–" for key in ("onnx_bytes", "macs"))
         found = [format(row[key], kind) for key, (_, kind) in figures.items()]
-        cells = (row["name"], counted, ratio, size, macs, *found, f"{row['latency_ms']:.3f}{slower}")
+        timed = [_ms(row[key], original[key]) for key in ("latency_ms", "native_ms")[: 1 + is_native]]
+        cells = (row["name"], counted, ratio, size, macs, *found, *timed)
         lines.append(f"| {' | '.join(cells)} |")
     how = f"{result['epochs']} epochs of training each; the original as it is."
     if result.get("training"):
         how += f" Options: `--train {' --train '.join(result['training'])}`."
     notes = [f"{row['name']}: {row['note']}." for row in result["rows"] if row.get("note")]
     return "\n".join([*lines, "", *notes, how, _machine(result)])
+
+
+def _ms(value: float | None, original: float | None) -> str:
+    if value is None or original is None:
+        return "–"
+    return f"{value:.3f}" + (", slower" if value > original else "")
 
 
 KINDS = {
@@ -186,9 +195,13 @@ def onnx_files() -> str:
         pairs = [
             " → ".join("–" if one is None else f"{one:,}" for one in row[key]) for key in ("params", "macs", "bytes")
         ]
-        old, new = row["ms"]
         error = f"{row['relative_error']:.3f}" + ("" if row["trained"] else ", not trained")
-        times = f"{old:.2f} → {new:.2f}" + (", slower" if new > old else "")
+        timed = [("", row["ms"]), ("native kernels: ", row.get("native_ms") or (None, None))]
+        times = "; ".join(
+            f"{runtime}{old:.2f} → {new:.2f}" + (", slower" if new > old else "")
+            for runtime, (old, new) in timed
+            if new is not None
+        )
         cells = (*said, f"{row['replaced']} of {row['maps']}", *pairs, error, times)
         lines.append(f"| {' | '.join(cells)} |")
     how = f"{result['epochs']} epochs of training. " if result["epochs"] else "Fitted layer by layer, not trained. "

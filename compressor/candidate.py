@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from compressor.measure import (
     fidelity,
     first_output,
     latencies,
+    native_session,
     one_thread,
     ort_session,
     run_ort,
@@ -39,6 +41,7 @@ from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
 
 BATCHES = (1, 32)
+NATIVE = "onnxruntime, native kernels"  # as the report calls it
 _LONG = 4  # a batch that many times what goes through together otherwise is not timed
 _TIMING_SECONDS = 0.75  # for each candidate, runtime and batch size
 _TIMING_ROUNDS = 100  # of some milliseconds each: enough for quick networks
@@ -99,6 +102,7 @@ def export(case: Case, candidate: Candidate) -> None:
 def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | None = None) -> None:
     """Time all candidates alternately, on one thread: torch and stock onnxruntime, each batch size.
 
+    Those whose nodes run on the native kernels are timed so too, in turns with the first, which is the original.
     ``seconds`` for each runtime and batch size; by default enough for a sound median, and no more.
     """
     limit = _TIMING_SECONDS * len(candidates) if seconds is None else seconds
@@ -121,6 +125,8 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
                 with _room(case, inputs):
                     sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
                     _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
+                    faster = _native_runs(candidates, inputs)
+                    _enter(candidates, NATIVE, rows, latencies(faster, seconds=limit, max_rounds=most))
             except RoomError as error:
                 _note(candidates, f"not timed at batch {rows}: {error}")
             advance(1)
@@ -143,6 +149,14 @@ def _torch_run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], obj
 def _ort_run(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
     session = ort_session(path)
     return lambda: run_ort(session, inputs)
+
+
+def _native_runs(candidates: Sequence[Candidate], inputs: tuple[Tensor, ...]) -> dict[str, Callable[[], object]]:
+    """Those whose nodes run on the native kernels, behind the original as it is; empty where there are none."""
+    original, *others = candidates
+    sessions = {c.name: native_session(c.onnx) for c in others}
+    runs = {name: partial(run_ort, session, inputs) for name, session in sessions.items() if session is not None}
+    return {original.name: _ort_run(original.onnx, inputs), **runs} if runs else {}
 
 
 def _enter(candidates: Sequence[Candidate], runtime: str, rows: int, measured: Mapping[str, Latency]) -> None:

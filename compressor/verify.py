@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError
-from compressor.measure import first_output, ort_session, run_ort
+from compressor.measure import first_output, native_session, ort_session, run_ort
 from compressor.report import Check
 from compressor_converters.calling import call_in_order
 from compressor_converters.folder import load_folder
@@ -21,7 +22,11 @@ from compressor_converters.onnx_in.room import RoomError
 from compressor_converters.pt2 import load_pt2
 from compressor_converters.safetensors_file import read_manifest
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 TOLERANCE = 1e-4  # of the largest output
+_NATIVE = "model.onnx, native kernels"
 
 
 def verify(
@@ -44,13 +49,15 @@ def verify(
         assert isinstance(original, OnnxNetwork)
         written, exact = folder / "model.onnx", original.view.is_quantized
         check_untouched(model, written)
-        read, made = (ort_session(path, exact=exact) for path in (original.view.file.path, written))
+        sessions = {
+            "the original in parts": (original, ort_session(original.view.file.path, exact=exact)),
+            "model.onnx": (model, ort_session(written, exact=exact)),
+        }
+        if (native := native_session(written, exact=exact)) is not None:
+            sessions[_NATIVE] = (model, native)
         while True:
             try:
-                return [
-                    check("the original in parts", original, inputs, FileRun(original, read)),
-                    check("model.onnx", model, inputs, FileRun(model, made)),
-                ]
+                return [check(name, net, inputs, FileRun(net, made)) for name, (net, made) in sessions.items()]
             except RoomError:  # so many examples at once do not fit
                 if len(inputs[0]) == 1:
                     raise
@@ -62,6 +69,8 @@ def verify(
         check("model.pt2 with model.safetensors", model, inputs, run_torch(load_folder(folder))),
         check("model.onnx", model, inputs, run_onnx(folder / "model.onnx")),
     ]
+    if (native := native_session(folder / "model.onnx")) is not None:
+        checks.append(check(_NATIVE, model, inputs, run_session(native)))
     shorter = shortened(inputs, free)
     if shorter is not None and _takes_any_length(folder / "model.onnx", free):
         checks.append(check("model.onnx on shorter inputs", model, shorter, run_onnx(folder / "model.onnx")))
@@ -91,7 +100,11 @@ def _takes_any_length(path: Path, free: Sequence[Mapping[int, str]]) -> bool:
 
 def run_onnx(path: Path, *, library: Path | None = None) -> Callable[[tuple[Tensor, ...]], Tensor]:
     """What onnxruntime makes of a batch with the file ``path``: stock, or with the operators of ``library``."""
-    session = ort_session(path, library=library)
+    return run_session(ort_session(path, library=library))
+
+
+def run_session(session: InferenceSession) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """What ``session`` makes of a batch."""
     return lambda batch: torch.from_numpy(np.asarray(run_ort(session, batch)[0]))
 
 

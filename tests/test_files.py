@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compressor.errors import CompressorError
-from compressor.layers import method
+from compressor.layers import method, methods
 from compressor.verify import verify
 from compressor_converters.folder import load_folder
+from compressor_converters.graph import unlift
+from compressor_converters.graph_layers import restore_layers
 from compressor_converters.manifest import describe
 from compressor_converters.onnx_file import save_onnx
-from compressor_converters.pt2 import save_pt2
+from compressor_converters.pt2 import load_pt2, save_pt2
 from compressor_converters.safetensors_file import METADATA_KEY, load_into, read_manifest, save
 
 
@@ -131,3 +133,54 @@ def test_a_file_that_does_something_else_is_an_error(tmp_path: Path, file: str) 
     (tmp_path / "other" / file).replace(tmp_path / file)
     with pytest.raises(CompressorError, match="differs from the model in memory"):
         verify(tmp_path, net, (torch.randn(9, 30),), rebuild=original)
+
+
+class Twice(nn.Module):
+    """One layer called twice, one that stands in two places, one that works on the middle axis."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        made = [method(name).layer(24, 24, config=method(name).config({}), bias=bias) for bias in (True, False)]
+        self.again, self.block = made[0], nn.Sequential(made[1], nn.Tanh(), nn.Linear(24, 24))
+        self.alias = made[1]
+        self.middle = method(name).layer(6, 6, config=method(name).config({}))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.again(torch.tanh(self.again(self.again(x))))
+        h = h + self.alias(self.block(h))
+        return self.middle(h.transpose(1, 2)).transpose(1, 2) + h
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in ("acdc", "monarch", "svd") else [pytest.mark.slow]) for n in methods()],
+)
+def test_layers_of_a_folder_read_without_its_network_are_modules_again(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Twice(name).eval()
+    example = (torch.randn(4, 6, 24),)
+    save(net, describe(net), tmp_path / "model.safetensors")
+    save_pt2(net, example, tmp_path / "model.pt2")
+    back = load_folder(tmp_path)
+    called = [node.target for node in back.graph.nodes if node.op == "call_module"]
+    assert called == ["again", "again", "again", "block.0", "block.0", "middle"]
+    operators = [node.name for node in back.graph.nodes if node.op == "call_function"]
+    assert len(operators) == 7, operators  # tanh twice, a product, two sums, two transpositions
+    assert back.get_submodule("alias") is back.get_submodule("block.0")
+    for x in (example[0], torch.randn(1, 6, 24)):
+        with torch.no_grad():
+            torch.testing.assert_close(back(x), net(x), rtol=1e-4, atol=1e-5)
+    assert back.state_dict().keys() == net.state_dict().keys()
+
+
+def test_a_layer_that_cannot_be_told_from_the_rest_stays_as_operators(tmp_path: Path) -> None:
+    """Its result and one inside it are both used: as where two programs were merged by hand."""
+    net = compressed()
+    write(tmp_path, net)
+    program = load_pt2(tmp_path / "model.pt2")
+    module, layers = unlift(program), read_manifest(tmp_path / "model.safetensors")
+    inner = next(node for node in module.graph.nodes if "fft_rfft" in node.name or "matmul" in node.name)
+    output = next(node for node in module.graph.nodes if node.op == "output")
+    output.args = ((*output.args[0], inner),)
+    restore_layers(module, layers)
+    assert not any(node.op == "call_module" for node in module.graph.nodes)

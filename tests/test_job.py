@@ -18,6 +18,8 @@ import torch
 from conftest import Tiny, environment
 
 import compressor
+from compressor.candidate import NATIVE
+from compressor_kernels import native
 
 FILES = {"model.safetensors", "model.onnx", "model.pt2", "recipe.yaml", "report.json", "report.md", "report.html"}
 MODEL = ("weights.pth", "--arch", "nets.py:mlp")
@@ -77,6 +79,21 @@ def test_every_file_was_checked_and_the_baseline_measured(done: tuple[Path, dict
     (baseline,) = done[1]["baselines"]
     assert baseline["name"] == "int8"
     assert baseline["side"]["size_bytes"]["model.onnx"] > 0
+
+
+@pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")
+def test_what_runs_on_the_native_kernels_is_checked_and_timed_there_beside_the_original(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = torch.nn.Sequential(torch.nn.Linear(24, 37), torch.nn.ReLU(), torch.nn.Linear(37, 33)), torch.randn(90, 24)
+    how: dict = {"target": ("*",), "data": x, "epochs": 0, "baselines": ("svd",)}
+    made = compressor.compress(net, "acdc", settings={"depth": 1}, output=tmp_path / "acdc", **how).report
+    assert "model.onnx, native kernels" in [check.file for check in made.verification]
+    for side in (made.before, made.after):
+        assert set(side.latency_ms[NATIVE]) == {"1", "32"}
+    assert NATIVE not in made.baselines[0].side.latency_ms  # it has no node of ours
+    plain = compressor.compress(net, "svd", output=tmp_path / "svd", **how | {"baselines": ()}).report
+    assert NATIVE not in plain.before.latency_ms
+    assert all("native" not in check.file for check in plain.verification)
 
 
 def test_the_folder_reloads_with_and_without_the_original(tiny: Tiny, done: tuple[Path, dict]) -> None:

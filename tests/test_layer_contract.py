@@ -78,6 +78,9 @@ def test_forward_is_the_dense_map_it_says_and_keeps_any_leading_shape(name, sett
     assert y.shape == (2, 3, size[1])
     torch.testing.assert_close(layer(x.transpose(0, 1)), y.transpose(0, 1))  # not contiguous
     assert layer(x[:0]).shape == (0, 3, size[1])
+    for wrong in (size[0] - 1, size[0] + 1):
+        with pytest.raises(ValueError, match=f"of {size[0]} inputs was given"):
+            layer(rows(2, wrong))
     if layer.is_linear:
         weight, bias = layer.dense()
         torch.testing.assert_close(y, nn.functional.linear(x, weight, bias), rtol=1e-10, atol=1e-10)

@@ -223,6 +223,8 @@ class StructuredLayer(nn.Module, ABC):
     # --- what all share -------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.size(-1) != self.in_features:  # most methods could do something with other inputs too
+            raise ValueError(f"a {self.method} layer of {self.in_features} inputs was given a tensor {(*x.shape,)}")
         if torch.compiler.is_dynamo_compiling() or not _exporting_onnx.get():  # Dynamo cannot read a ContextVar
             return self.transform(x)
         return self.onnx_node(x)

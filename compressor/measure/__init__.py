@@ -3,7 +3,7 @@
 from compressor.measure.cost import count_macs, count_params
 from compressor.measure.quality import Fidelity, Quality, check_metric, evaluate, fidelity, first_output
 from compressor.measure.spectrum import low_rank_errors
-from compressor.measure.speed import Latency, latencies, one_thread, ort_session, run_ort
+from compressor.measure.speed import Latency, latencies, native_session, one_thread, ort_session, run_ort
 
 __all__ = [
     "Fidelity",
@@ -17,6 +17,7 @@ __all__ = [
     "first_output",
     "latencies",
     "low_rank_errors",
+    "native_session",
     "one_thread",
     "ort_session",
     "run_ort",

@@ -1,4 +1,4 @@
-"""How fast a network is, here: calls timed alternately, in torch and in stock onnxruntime."""
+"""How fast a network is, here: calls timed alternately, in torch and in onnxruntime, stock or on the native kernels."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compressor_converters.onnx_session import onnx_session
+from compressor_kernels import native, onnx_library_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,6 +127,16 @@ def ort_session(
     if library is not None:
         options.register_custom_ops_library(str(library))
     return onnx_session(path, native=False, threads=threads, options=options)
+
+
+def native_session(path: str | Path, *, exact: bool = False) -> InferenceSession | None:
+    """`ort_session` with our operators; None where no node of the file runs on the native kernels."""
+    library = onnx_library_path()
+    if library is None:
+        return None
+    before = native.onnx_kernels()
+    session = ort_session(path, exact=exact, library=library)
+    return session if native.onnx_kernels() > before else None
 
 
 def run_ort(session: InferenceSession, inputs: Sequence[Tensor]) -> list[NDArray[Any]]:

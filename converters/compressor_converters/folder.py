@@ -116,7 +116,7 @@ def load_folder(path: str | Path, *, arch: str | None = None, model: nn.Module |
     """The compressed network of a finished folder, in eval mode.
 
     With the original network (``model``, changed in place, or ``arch`` that builds it: ``module:callable``) the
-    structured layers come back as modules. Without, the network is the graph of ``model.pt2`` with the
+    structured layers come back as modules of it. Without, they stand in the graph of ``model.pt2``, with the
     parameters of ``model.safetensors``; the ``arch`` that the file itself names is never called unasked. A folder
     that was made from an ONNX file holds a graph, which onnxruntime runs.
     """
@@ -137,6 +137,8 @@ def load_folder(path: str | Path, *, arch: str | None = None, model: nn.Module |
         if not isinstance(built, nn.Module):
             raise CompressorError(f"--arch {arch}: gave a {type(built).__name__}, not a torch.nn.Module")
         return load_into(built, weights).eval()
+    from compressor_converters.graph import unlift
+    from compressor_converters.graph_layers import restore_layers
     from compressor_converters.pt2 import load_pt2
 
     if not (folder / "model.pt2").is_file():
@@ -145,4 +147,4 @@ def load_folder(path: str | Path, *, arch: str | None = None, model: nn.Module |
             f"{folder}: has no model.pt2; give the original network as model= or arch="
             + (f" (the file says that it was {named})" if named else "")
         )
-    return load_into(load_pt2(folder / "model.pt2").module(), weights, structured=False)
+    return load_into(unlift(load_pt2(folder / "model.pt2")), weights, put=restore_layers)

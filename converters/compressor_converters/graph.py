@@ -62,11 +62,11 @@ def to_module(program: ExportedProgram) -> fx.GraphModule:
     Parameters are those of the program, shared ones stay shared, a module that was called twice stays one.
     Checks of the input's shape are dropped. CompressorError for a program that was exported in training mode.
     """
-    unlifted = _unlift(program)
+    unlifted = unlift(program)
     _check_eval(unlifted.graph)
     graph = unlifted.graph
     for node in list(graph.nodes):
-        if _is_check(node):
+        if is_check(node):
             graph.erase_node(node)
     graph.eliminate_dead_code()
     model = fx.GraphModule(unlifted, graph, class_name="ExportedModel")
@@ -126,7 +126,7 @@ def _rows_agree(model: nn.Module, larger: tuple[Tensor, ...], expected: list[Any
     )
 
 
-def _unlift(program: ExportedProgram) -> fx.GraphModule:
+def unlift(program: ExportedProgram) -> fx.GraphModule:
     """The program's graph with parameters as attributes, without guards on the inputs."""
     options = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
     module = program.module(**options)
@@ -141,7 +141,8 @@ def _op(node: fx.Node) -> str:
     return str(node.target.overloadpacket).split(".")[-1]
 
 
-def _is_check(node: fx.Node) -> bool:
+def is_check(node: fx.Node) -> bool:
+    """Whether the node only checks that its input is as it was when the program was exported."""
     return _op(node) in _CHECKS or (node.op == "call_module" and "_guards_fn" in str(node.target))
 
 

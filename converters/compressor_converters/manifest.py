@@ -88,7 +88,15 @@ def shared_tensors(model: nn.Module) -> dict[str, str]:
     return again
 
 
-def apply(model: nn.Module, manifest: Manifest, *, numbers: int | None = None) -> None:
+def made(name: str, entry: LayerEntry, numbers: int | None = None) -> StructuredLayer:
+    """The layer ``name`` before its parameters are loaded; one that needs more than ``numbers`` is refused before it
+    takes any memory."""
+    _check_size(name, entry, numbers)
+    with torch.random.fork_rng(devices=[]):
+        return build(entry.method, entry.in_features, entry.out_features, bias=entry.bias, config=entry.config)
+
+
+def apply(model: nn.Module, manifest: Manifest, numbers: int | None = None) -> None:
     """Put fresh structured layers (and identities) where ``manifest`` has them, in place.
 
     ``numbers`` is how many the file holds: a layer that would need more is refused before it takes any memory.
@@ -101,10 +109,7 @@ def apply(model: nn.Module, manifest: Manifest, *, numbers: int | None = None) -
     _reopen(model, manifest.opened)
     for name, entry in manifest.layers.items():
         _check_place(model, name, entry)
-        _check_size(name, entry, numbers)
-        with torch.random.fork_rng(devices=[]):
-            layer = build(entry.method, entry.in_features, entry.out_features, bias=entry.bias, config=entry.config)
-        replace(model, name, layer)
+        replace(model, name, made(name, entry, numbers))
     for name, first in manifest.places.items():
         if first not in manifest.layers or not _has(model, name):
             raise CompressorError(

@@ -107,7 +107,7 @@ def _traced(
 def trace_module(
     model: nn.Module, example: tuple[Tensor, ...], names: list[str], shapes: tuple[Any, ...]
 ) -> onnx.ModelProto:
-    """The nodes that ``model``, called with ``*inputs``, is written as; without `bodies`.
+    """The nodes and functions that ``model``, called with ``*inputs``, is written as.
 
     ``shapes`` names the axes of each input that may have any size.
     """
@@ -115,6 +115,8 @@ def trace_module(
         proto = _export(model, example, names, (shapes,))
     except Exception as error:
         raise CompressorError(f"the layers cannot be written as ONNX: {reason(error)}; take another method") from error
+    proto.functions.extend(bodies(model, proto))
+    shorten_names(proto)
     _strip(proto)
     return proto
 

@@ -33,7 +33,7 @@ _JSON_LIMIT = 1 << 27  # bytes
 
 _WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _FQN = re.compile(r"[\w.-]+", re.ASCII)
-_TEXT = re.compile(r"[\w .,:;<>=+*/()\[\]-]*", re.ASCII)  # nothing that can end a string or a line of code
+_TEXT = re.compile(r"[\w .,:;<>=+*/()\[\]@-]*", re.ASCII)  # nothing that can end a string or a line of code
 _SYMBOL = re.compile(r"[suz][f]?\d+")
 
 _OPERATOR = re.compile(

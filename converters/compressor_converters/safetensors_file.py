@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from compressor.errors import CompressorError
 from compressor_converters.manifest import Manifest, apply, shared_tensors
 from compressor_converters.storage import DTYPES
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 METADATA_KEY = "compressor"  # the only key: the order of several is not kept by the format's writer
 
@@ -62,14 +66,13 @@ def read_manifest(path: Path) -> Manifest:
     return _read(path)[0]
 
 
-def load_into(model: nn.Module, path: Path, *, structured: bool = True) -> nn.Module:
+def load_into(model: ModuleT, path: Path, *, put: Callable[[ModuleT, Manifest, int], None] = apply) -> ModuleT:
     """Turn the original network ``model`` into the compressed one of the file ``path``, in place.
 
-    With ``structured`` False the layers are taken to stand there already, and only tensors are loaded.
+    ``put(model, manifest, numbers)`` puts the layers where they belong; ``numbers`` is how many the file holds.
     """
     manifest, tensors = _read(path)
-    if structured:
-        apply(model, manifest, numbers=sum(value.numel() for value in tensors.values()))
+    put(model, manifest, sum(value.numel() for value in tensors.values()))
     tensors |= {name: tensors[first] for name, first in manifest.shared.items() if first in tensors}
     try:
         missing, unexpected = model.load_state_dict(tensors, strict=False)

@@ -177,7 +177,7 @@ def nested(folder: Path) -> list[str]:
     return _manifest(folder, change)
 
 
-@case("tensors that are not those of the manifest", "does not fit the network")
+@case("tensors that are not those of the manifest", "the file 4 numbers at most")
 def other(folder: Path) -> list[str]:
     found = _manifest(folder, lambda manifest: None)
     with safe_open("small/model.safetensors", framework="pt") as opened_file:

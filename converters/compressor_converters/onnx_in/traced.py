@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.layers.onnx_body import DOMAIN
-from compressor_converters.onnx_file import bodies, trace_module
+from compressor_converters.onnx_file import trace_module
 from compressor_converters.onnx_in.lower import OldOpsetError, lower
 from compressor_converters.onnx_in.network import OnnxNetwork
 from compressor_converters.onnx_in.view import STANDARD, needed, reads
@@ -102,7 +102,7 @@ class Traced:
     def functions(self) -> list[onnx.FunctionProto]:
         """The bodies that the nodes call, written for the opset of the file."""
         out = []
-        for body in bodies(self.together, self.proto):
+        for body in self.proto.functions:
             function = onnx.FunctionProto()
             function.CopyFrom(body)
             del function.node[:]
