@@ -123,10 +123,12 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
                 inputs = call
             try:
                 with _room(case, inputs):
-                    sessions = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
-                    _enter(candidates, "onnxruntime", rows, latencies(sessions, seconds=limit, max_rounds=most))
-                    faster = _native_runs(candidates, inputs)
-                    _enter(candidates, NATIVE, rows, latencies(faster, seconds=limit, max_rounds=most))
+                    stock = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
+                    _enter(candidates, "onnxruntime", rows, latencies(stock, seconds=limit, max_rounds=most))
+                    native = _native_runs(candidates[1:], inputs)
+                    if native:
+                        native = {candidates[0].name: stock[candidates[0].name], **native}
+                    _enter(candidates, NATIVE, rows, latencies(native, seconds=limit, max_rounds=most))
             except RoomError as error:
                 _note(candidates, f"not timed at batch {rows}: {error}")
             advance(1)
@@ -152,11 +154,9 @@ def _ort_run(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
 
 
 def _native_runs(candidates: Sequence[Candidate], inputs: tuple[Tensor, ...]) -> dict[str, Callable[[], object]]:
-    """Those whose nodes run on the native kernels, behind the original as it is; empty where there are none."""
-    original, *others = candidates
-    sessions = {c.name: native_session(c.onnx) for c in others}
-    runs = {name: partial(run_ort, session, inputs) for name, session in sessions.items() if session is not None}
-    return {original.name: _ort_run(original.onnx, inputs), **runs} if runs else {}
+    """Those of which any node runs on the native kernels."""
+    sessions = {c.name: native_session(c.onnx) for c in candidates}
+    return {name: partial(run_ort, session, inputs) for name, session in sessions.items() if session is not None}
 
 
 def _enter(candidates: Sequence[Candidate], runtime: str, rows: int, measured: Mapping[str, Latency]) -> None:
