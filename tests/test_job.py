@@ -34,7 +34,7 @@ def digest(path: Path) -> str:
 @pytest.fixture(scope="module")
 def done(tiny: Tiny) -> tuple[Path, dict]:
     """One finished run with baselines, its folder and what it printed."""
-    printed = tiny.run(*JOB, "--baseline", "int8", "-o", "done", "--json").stdout
+    printed = tiny.run(*JOB, "--baseline", "int8", "-o", "done", "--force", "--json").stdout
     return tiny.folder / "done", json.loads(printed)
 
 
