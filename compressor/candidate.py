@@ -123,7 +123,7 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
                 inputs = call
             try:
                 with _room(case, inputs):
-                    stock = {c.name: _ort_run(c.onnx, inputs) for c in candidates}
+                    stock = {c.name: partial(run_ort, ort_session(c.onnx), inputs) for c in candidates}
                     _enter(candidates, "onnxruntime", rows, latencies(stock, seconds=limit, max_rounds=most))
                     native = _native_runs(candidates[1:], inputs)
                     if native:
@@ -148,12 +148,7 @@ def _torch_run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], obj
     return lambda: model(*inputs)
 
 
-def _ort_run(path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
-    session = ort_session(path)
-    return lambda: run_ort(session, inputs)
-
-
-def _native_runs(candidates: Sequence[Candidate], inputs: tuple[Tensor, ...]) -> dict[str, Callable[[], object]]:
+def _native_runs(candidates: Sequence[Candidate], inputs: tuple[Tensor, ...]) -> dict[str, partial[Any]]:
     """Those of which any node runs on the native kernels."""
     sessions = {c.name: native_session(c.onnx) for c in candidates}
     return {name: partial(run_ort, session, inputs) for name, session in sessions.items() if session is not None}

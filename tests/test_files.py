@@ -136,7 +136,7 @@ def test_a_file_that_does_something_else_is_an_error(tmp_path: Path, file: str) 
 
 
 class Twice(nn.Module):
-    """One layer called twice, one that stands in two places, one that works on the middle axis."""
+    """One layer called again and again, one that stands in two places, one that works on the middle axis."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
