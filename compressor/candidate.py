@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,7 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
     """
     limit = _TIMING_SECONDS * len(candidates) if seconds is None else seconds
     most = _TIMING_ROUNDS if seconds is None else None
+    stock, native = cache(ort_session), cache(native_session)  # by file
     with case.progress("measure", 2 * len(BATCHES)) as advance, one_thread(), torch.inference_mode():
         for rows in BATCHES:
             if rows > _LONG * case.examples_at_once:
@@ -123,12 +124,13 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
                 inputs = call
             try:
                 with _room(case, inputs):
-                    stock = {c.name: partial(run_ort, ort_session(c.onnx), inputs) for c in candidates}
-                    _enter(candidates, "onnxruntime", rows, latencies(stock, seconds=limit, max_rounds=most))
-                    native = _native_runs(candidates[1:], inputs)
-                    if native:
-                        native = {candidates[0].name: stock[candidates[0].name], **native}
-                    _enter(candidates, NATIVE, rows, latencies(native, seconds=limit, max_rounds=most))
+                    runs = {c.name: partial(run_ort, stock(c.onnx), inputs) for c in candidates}
+                    _enter(candidates, "onnxruntime", rows, latencies(runs, seconds=limit, max_rounds=most))
+                    ours = [c for c in candidates[1:] if native(c.onnx) is not None]
+                    runs = {c.name: partial(run_ort, native(c.onnx), inputs) for c in ours}
+                    if ours:
+                        runs[candidates[0].name] = partial(run_ort, stock(candidates[0].onnx), inputs)
+                    _enter(candidates, NATIVE, rows, latencies(runs, seconds=limit, max_rounds=most))
             except RoomError as error:
                 _note(candidates, f"not timed at batch {rows}: {error}")
             advance(1)
@@ -146,12 +148,6 @@ def _room(case: Case, inputs: tuple[Tensor, ...]) -> contextlib.AbstractContextM
 
 def _torch_run(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
     return lambda: model(*inputs)
-
-
-def _native_runs(candidates: Sequence[Candidate], inputs: tuple[Tensor, ...]) -> dict[str, partial[Any]]:
-    """Those of which any node runs on the native kernels."""
-    sessions = {c.name: native_session(c.onnx) for c in candidates}
-    return {name: partial(run_ort, session, inputs) for name, session in sessions.items() if session is not None}
 
 
 def _enter(candidates: Sequence[Candidate], runtime: str, rows: int, measured: Mapping[str, Latency]) -> None:

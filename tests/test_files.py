@@ -84,7 +84,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m.update(format=2), "install a newer one"),
+        (lambda m: m.update(format=2, more=1), "install a newer one"),
         (lambda m: m["layers"].update(nowhere=m["layers"]["0"]), "'nowhere' that this network does not have"),
         (lambda m: m["layers"]["0"].update(method="acbc"), "did you mean 'acdc'"),
         (lambda m: m["layers"]["0"].update(in_features=31), "30 features in this network and 31"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from compressor.errors import CompressorError
@@ -45,6 +45,18 @@ class Manifest(BaseModel):
     places: dict[str, str] = Field({}, description="further names of layers that stand in several places")
     identities: tuple[str, ...] = Field((), description="modules that a window swallowed")
     shared: dict[str, str] = Field({}, description="names of tensors that are the same as another one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_known(cls, data: Any) -> Any:
+        """Before the fields, for a newer file may have more of them."""
+        found = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
+        if isinstance(found, int) and found > FORMAT:
+            raise CompressorError(
+                f"the file has format {found}, written by version {data.get('compressor_version')}; this version"
+                f" reads up to {FORMAT}: install a newer one"
+            )
+        return data
 
 
 def describe(model: nn.Module, *, arch: str | None = None, input_names: tuple[str, ...] = ()) -> Manifest:
@@ -101,11 +113,6 @@ def apply(model: nn.Module, manifest: Manifest, numbers: int | None = None) -> N
 
     ``numbers`` is how many the file holds: a layer that would need more is refused before it takes any memory.
     """
-    if manifest.format > FORMAT:
-        raise CompressorError(
-            f"the file has format {manifest.format}, written by version {manifest.compressor_version}; this version"
-            f" reads up to {FORMAT}: install a newer one"
-        )
     _reopen(model, manifest.opened)
     for name, entry in manifest.layers.items():
         _check_place(model, name, entry)
