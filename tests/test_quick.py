@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,8 +35,10 @@ LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways, each with nothing known."""
     quick._known.clear()
+    quick._known_layers.clear()
     if request.param == "python":
         monkeypatch.setattr(quick, "call", quick.call_in_python)
+        monkeypatch.setattr(quick, "call_layer", lambda *_: None)
         monkeypatch.setattr(quick, "_extension", None)
     elif quick._extension is None:
         pytest.skip("the extension module is not built")
@@ -67,6 +72,7 @@ def plainly(layer: nn.Module, x: Tensor) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "is_loaded", lambda: False)
         patch.setattr(quick, "call", lambda *_: None)
+        patch.setattr(quick, "call_layer", lambda *_: None)
         y: Tensor = layer(x)
         return y
 
@@ -113,6 +119,85 @@ def stepped(layer: nn.Module) -> None:
 def replaced(layer: nn.Module) -> None:
     for name, table in list(layer.named_parameters()):
         setattr(layer, name, nn.Parameter(table + 0.1, requires_grad=False))
+
+
+def calls_of(layer: nn.Module, x: Tensor) -> int:
+    """How often ``forward`` is run for three calls with nothing recorded."""
+    times = 0
+
+    class Watched(type(layer)):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal times
+            times += 1
+            return super().forward(x)
+
+    kind, layer.__class__ = type(layer), Watched
+    with torch.no_grad():
+        for _ in range(3):
+            layer(x)
+    layer.__class__ = kind
+    return times
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if "acdc" in name or name == "monarch"])
+def test_a_layer_that_is_one_call_is_known_as_a_whole(name: str, way: str) -> None:
+    layer, x = layer_of(name), data(1, 16)
+    with torch.no_grad():
+        known = layer(x), layer(x), layer(x)
+    if way == "python":
+        assert not quick._known_layers
+    else:
+        assert list(quick._known_layers) == [id(layer)]
+        assert calls_of(layer, x) == 1  # once for the other class
+    assert torch.equal(known[0], known[2])
+
+
+@pytest.mark.parametrize("name", ["acdc", "fastfood", "pruned"])
+def test_a_layer_that_does_more_than_one_call_is_not(name: str) -> None:
+    settings = {"ends": "scatter", "size": 16} if name == "acdc" else LAYERS[name][1]
+    layer, x = method(name).layer(13, 16, bias=True, **settings), data(1, 13)
+    with torch.no_grad():
+        for _ in range(3):
+            torch.testing.assert_close(layer(x), plainly(layer, x))
+    assert not quick._known_layers
+
+
+@pytest.mark.parametrize("kind", ["forward", "before", "everywhere", "own forward", "buffer", "mode", "copy"])
+def test_what_is_put_round_a_known_layer_is_seen(kind: str, tmp_path: Path) -> None:
+    layer, x = layer_of("acdc"), data(1, 16)
+    with torch.no_grad():
+        plain = [layer(x) for _ in range(3)][-1]
+        handle = None
+        if kind == "forward":
+            handle = layer.register_forward_hook(lambda _m, _x, y: 2 * y)
+        elif kind == "before":
+            handle = layer.register_forward_pre_hook(lambda _m, given: (0 * given[0],))
+        elif kind == "everywhere":
+            handle = nn.modules.module.register_module_forward_hook(lambda _m, _x, y: 2 * y)
+        elif kind == "own forward":
+            layer.forward = torch.zeros_like
+        elif kind == "buffer":
+            layer.permutation = layer.permutation.int().flip(1).to(layer.permutation.dtype)
+        elif kind == "copy":
+            assert torch.equal(copy.deepcopy(layer)(x), plain)
+            torch.save(layer, tmp_path / "layer.pt")
+            layer = torch.load(tmp_path / "layer.pt", weights_only=False)
+            layer.d.mul_(2)
+        changed = [layer.train()(x) if kind == "mode" else layer(x) for _ in range(3)]
+        assert all(torch.equal(plain, y) == (kind == "mode") for y in changed)
+        if handle is not None:
+            handle.remove()
+            assert torch.equal(layer(x), plain)
+
+
+def test_a_known_layer_and_its_results_are_not_kept() -> None:
+    layer = layer_of("acdc")
+    with torch.no_grad():
+        found = [weakref.ref(layer(data(rows, 16))) for rows in (1, 1, 1, 1, 3, 3)]
+        assert not any(y() is not None for y in found)
+    del layer
+    gc.collect()
+    assert not quick._known_layers
 
 
 @pytest.mark.parametrize("change", [changed_in_place, of_other_memory, loaded, stepped, replaced])
@@ -243,6 +328,7 @@ def test_two_threads_call_one_layer_while_it_is_described_anew() -> None:
             for i in range(300):
                 if i % 10 == 0:
                     quick._known.clear()
+                    quick._known_layers.clear()
                 found = layer(x)
                 if not torch.equal(found, y):
                     wrong.append(found)

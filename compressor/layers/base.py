@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError, nearest
 from compressor.settings import Settings
+from compressor_kernels import quick
 
 if TYPE_CHECKING:
     import onnx
@@ -221,6 +222,16 @@ class StructuredLayer(nn.Module, ABC):
         return []
 
     # --- what all share -------------------------------------------------------------------------
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
+        """As every module is called; where that is one small call of a kernel, without what surrounds it."""
+        if torch.compiler.is_dynamo_compiling() or _exporting_onnx.get():
+            return super().__call__(*arguments, **keywords)  # type: ignore[no-any-return]
+        y = quick.call_layer(self, arguments, keywords)
+        if y is None:
+            y = super().__call__(*arguments, **keywords)
+            quick.learn(self, arguments, y)
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         if x.size(-1) != self.in_features:  # most methods could do something with other inputs too

@@ -2,7 +2,8 @@
 
 One row takes a microsecond or two in the kernel, and asking four tensors what they are and describing them to the
 library takes many times that. So a description is kept for as long as its tables live, and used again while they are
-the same tensors at the same addresses; what their numbers are is never kept.
+the same tensors at the same addresses; what their numbers are is never kept. A layer of which such a call was all is
+known as a whole.
 
 `call` is a small extension module (``kernels/python/quick.c``) where that was built, else the same in Python.
 """
@@ -14,12 +15,14 @@ import importlib
 import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as modules
 
 from compressor_kernels import native
 
@@ -54,6 +57,7 @@ class _Known:
     addresses: tuple[int, ...]
 
 
+_known_layers: dict[int, Any] = {}  # by the id of the layer
 _known: dict[int, Any] = {}  # by the id of the first table: a _Known, or what the extension has instead
 
 
@@ -131,6 +135,19 @@ def remember(
     )
 
 
+def call_layer(layer: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor | None:
+    """``layer(*arguments, **keywords)`` where all that it does is one call that is known; None if not.
+
+    A layer is known by `learn`, for as many rows as it was given then, while it holds the same tensors and nothing
+    is hooked to it. Without the extension nothing is: in Python the questions take as long as the layer.
+    """
+    return None
+
+
+def learn(layer: nn.Module, arguments: tuple[Any, ...], y: Any) -> None:
+    """After `call_layer` gave None: ``y`` is what the layer gave for the arguments."""
+
+
 call = call_in_python
 if _extension is not None:
     _extension.setup(
@@ -145,7 +162,15 @@ if _extension is not None:
         _empty,
         torch._C.TensorBase.data_ptr,
         torch._C.TensorBase.is_contiguous,
+        (
+            modules._global_forward_hooks,
+            modules._global_forward_pre_hooks,
+            modules._global_backward_hooks,
+            modules._global_backward_pre_hooks,
+        ),
         _known,
+        _known_layers,
+        lambda key: partial(_known_layers.pop, key),  # which gets what died for a default
         native.check,
     )
-    call = _extension.call
+    call, call_layer, learn = _extension.call, _extension.call_layer, _extension.learn

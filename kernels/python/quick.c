@@ -2,14 +2,15 @@
  *
  * One row takes a microsecond or two in a kernel; as Python and ctypes, asking its tensors what they are takes four times
  * that. This module asks the same questions (quick.py has them in Python too) by the C interface of Python, and calls the
- * kernel by its address. Python's limited interface alone, no headers of torch: one build serves all versions.
+ * kernel by its address. A whole layer that is one such call is known too, for a module's call and its `forward` take
+ * longer than the kernel. Python's limited interface alone, no headers of torch: one build serves all versions.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000 /* 3.11 */
 #include <Python.h>
 #include <stdint.h>
 
-enum { MOST_TABLES = 4 };
+enum { MOST_TABLES = 4, HOOKS = 4, SMALL = 8192 /* numbers: other threads of Python can wait so long */ };
 
 typedef int (*Forward)(const void* description, const void* x, void* y, int64_t rows, int64_t x_stride, int64_t y_stride,
                        int64_t threads, const void* pool);
@@ -26,10 +27,28 @@ typedef struct {
   void* addresses[MOST_TABLES];
 } Known;
 
+/* A layer whose whole call was one that is known: for as many rows it is so again, while it holds what it held. */
+typedef struct {
+  PyObject* known;     /* the capsule */
+  PyObject* reference; /* weak, to the layer: another may come to stand where it was */
+  PyObject *type, *training;
+  PyObject* held; /* weak references to its parameters and buffers, or None, in their order */
+  int64_t rows;
+} Layer;
+
 /* What `setup` was given: of torch, then of quick.py. */
 static PyObject *Tensor, *float32, *is_grad_enabled, *tracing_state, *has_transforms, *count_modes, *forward_ad,
-    *count_threads, *empty, *data_ptr, *is_contiguous, *known_calls, *check;
+    *count_threads, *empty, *data_ptr, *is_contiguous, *global_hooks, *known_calls, *known_layers, *forgetting, *check;
 static PyObject *text_current_level, *text_dtype, *text_is_cpu, *text_shape; /* made by PyInit__quick */
+static PyObject *text_forward, *text_training, *text_tensors[2], *text_hooks[HOOKS];
+
+/* The last call that was known, while a layer is run that is not: what came in, what went out, what is known of it. */
+static struct {
+  int wanted;
+  const PyObject* x;
+  PyObject *y, *known;
+  int64_t rows;
+} last;
 
 static void free_known(PyObject* capsule) {
   Known* known = PyCapsule_GetPointer(capsule, NULL);
@@ -165,10 +184,12 @@ static PyObject* make_result(PyObject* shape, const Known* known) {
   return y;
 }
 
-static PyObject* run(const Known* known, PyObject* x) {
+/* The result for x; None where x is no tensor for the kernels, or has other rows than `*rows`, which is 0 for any. */
+static PyObject* run(const Known* known, PyObject* x, int64_t* wanted) {
   PyObject *shape = NULL, *y = NULL;
   const int64_t rows = rows_of(x, known, &shape);
-  if (rows > 0) y = make_result(shape, known);
+  if (rows > 0 && (!*wanted || rows == *wanted)) y = make_result(shape, known);
+  *wanted = rows;
   Py_XDECREF(shape);
   if (!y) return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
   const long threads = number(PyObject_CallNoArgs(count_threads));
@@ -178,13 +199,18 @@ static PyObject* run(const Known* known, PyObject* x) {
     Py_DECREF(y);
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
   }
-  PyThreadState* state = PyEval_SaveThread();
+  PyThreadState* state = rows * known->columns > SMALL ? PyEval_SaveThread() : NULL;
   const int error = known->forward(known->description, from, to, rows, known->columns, known->outputs, threads, NULL);
-  PyEval_RestoreThread(state);
+  if (state) PyEval_RestoreThread(state);
   if (!error) return y;
   Py_DECREF(y);
   PyObject* said = PyObject_CallFunction(check, "i", error);  /* raises */
   return said;
+}
+
+static void drop_last(void) {
+  Py_CLEAR(last.y);
+  Py_CLEAR(last.known);
 }
 
 /* call(x, outputs, settings, *tables) */
@@ -209,15 +235,154 @@ static PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t cou
   if (answer == 1) answer = PyLong_AsLongLong(arguments[1]) == known->outputs ? 1 : PyErr_Occurred() ? -1 : 0;
   if (answer == 1 && settings != known->settings) answer = PyObject_RichCompareBool(settings, known->settings, Py_EQ);
   if (answer == 1) answer = is_plain();
-  PyObject* y = answer == 1 ? run(known, x) : answer ? NULL : Py_NewRef(Py_None);
+  int64_t rows = 0;
+  PyObject* y = answer == 1 ? run(known, x, &rows) : answer ? NULL : Py_NewRef(Py_None);
+  if (last.wanted && y && y != Py_None) {
+    drop_last();
+    last.x = x, last.y = Py_NewRef(y), last.known = Py_NewRef(capsule), last.rows = rows;
+  }
   Py_DECREF(capsule);
   return y;
+}
+
+static void free_layer(PyObject* capsule) {
+  Layer* layer = PyCapsule_GetPointer(capsule, NULL);
+  PyObject* const owned[] = {layer->known, layer->reference, layer->type, layer->training, layer->held};
+  for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) Py_XDECREF(owned[i]);
+  PyMem_Free(layer);
+}
+
+/* Whether a call of the layer with these contents is its class's `forward` and nothing besides; -1 for an exception. */
+static int is_bare(PyObject* contents) {
+  for (int i = 0; i < HOOKS; i++) {
+    PyObject* hooks = PyDict_GetItemWithError(contents, text_hooks[i]);
+    if (!hooks || PyDict_Size(hooks) || PyDict_Size(PyTuple_GetItem(global_hooks, i))) return PyErr_Occurred() ? -1 : 0;
+  }
+  if (PyDict_GetItemWithError(contents, text_forward)) return 0;
+  return PyErr_Occurred() ? -1 : 1;
+}
+
+/* Weak references to all that a layer with these contents holds, or None where it holds nothing. */
+static PyObject* hold(PyObject* contents) {
+  PyObject* held = PyList_New(0);
+  for (int i = 0; held && i < 2; i++) {
+    PyObject *tensors = PyDict_GetItemWithError(contents, text_tensors[i]), *key, *value;
+    if (!tensors) Py_CLEAR(held);
+    for (Py_ssize_t at = 0; held && PyDict_Next(tensors, &at, &key, &value);) {
+      PyObject* reference = value == Py_None ? Py_NewRef(value) : PyWeakref_NewRef(value, NULL);
+      if (!reference || PyList_Append(held, reference)) Py_CLEAR(held);
+      Py_XDECREF(reference);
+    }
+  }
+  return held;
+}
+
+static PyObject* referent(PyObject* reference) {
+  return reference == Py_None ? reference : PyWeakref_GetObject(reference);
+}
+
+/* Whether a layer with these contents holds what it held; -1 for an exception. */
+static int still_holds(PyObject* contents, PyObject* held) {
+  const Py_ssize_t count = PyList_Size(held);
+  Py_ssize_t seen = 0;
+  for (int i = 0; i < 2; i++) {
+    PyObject *tensors = PyDict_GetItemWithError(contents, text_tensors[i]), *key, *value;
+    if (!tensors) return PyErr_Occurred() ? -1 : 0;
+    for (Py_ssize_t at = 0; PyDict_Next(tensors, &at, &key, &value); seen++)
+      if (seen == count || value != referent(PyList_GetItem(held, seen))) return 0;
+  }
+  return seen == count;
+}
+
+/* Whether all tables of a call are among `held`, and not made for it out of those. */
+static int are_held(const Known* known, PyObject* held) {
+  for (Py_ssize_t i = 0; i < known->count; i++) {
+    Py_ssize_t at = PyList_Size(held);
+    while (at && referent(PyList_GetItem(held, at - 1)) != referent(known->references[i])) at--;
+    if (!at && known->references[i] != Py_None) return 0;
+  }
+  return 1;
+}
+
+static int are_in_place(const Known* known) {
+  for (Py_ssize_t i = 0; i < known->count; i++) {
+    PyObject* table = referent(known->references[i]);
+    if (table != Py_None && address(table) != known->addresses[i]) return PyErr_Occurred() ? -1 : 0;
+  }
+  return 1;
+}
+
+/* The result of a layer that was found, None if it is not the same any more. */
+static PyObject* run_layer(const Layer* found, PyObject* layer, PyObject* contents, PyObject* x) {
+  const Known* known = PyCapsule_GetPointer(found->known, NULL);
+  int answer = referent(found->reference) == layer && found->type == (PyObject*)Py_TYPE(layer) &&
+               PyDict_GetItemWithError(contents, text_training) == found->training;
+  if (answer == 1) answer = is_bare(contents);
+  if (answer == 1) answer = still_holds(contents, found->held);
+  if (answer == 1) answer = are_in_place(known);
+  if (answer == 1) answer = is_plain();
+  int64_t rows = found->rows;
+  return answer == 1 ? run(known, x, &rows) : PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+/* call_layer(layer, arguments, keywords): what the layer gives, if it is known; else None, and `learn` is next. */
+static PyObject* call_layer(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  (void)self;
+  if (count != 3) return PyErr_Format(PyExc_TypeError, "call_layer takes a layer, arguments and keywords");
+  PyObject *layer = arguments[0], *x = PyTuple_Size(arguments[1]) == 1 ? PyTuple_GetItem(arguments[1], 0) : NULL;
+  int answer = x && (PyObject*)Py_TYPE(x) == Tensor && !PyDict_Size(arguments[2]);
+  if (answer == 1) answer = answers(is_grad_enabled, NULL, Py_False);
+  last.wanted = answer == 1;
+  drop_last();
+  if (answer != 1) return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+  PyObject* key = PyLong_FromVoidPtr(layer);
+  PyObject* capsule = key ? PyDict_GetItemWithError(known_layers, key) : NULL;
+  Py_XDECREF(key);
+  PyObject* contents = capsule ? PyObject_GenericGetDict(layer, NULL) : NULL;
+  if (!contents) return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+  Py_INCREF(capsule); /* another thread may replace it */
+  PyObject* y = run_layer(PyCapsule_GetPointer(capsule, NULL), layer, contents, x);
+  Py_DECREF(contents);
+  Py_DECREF(capsule);
+  return y;
+}
+
+/* A capsule of the layer for the last call. */
+static PyObject* describe_layer(PyObject* layer, PyObject* key, PyObject* training, PyObject* held) {
+  PyObject* forget = PyObject_CallFunctionObjArgs(forgetting, key, NULL);
+  PyObject* reference = forget ? PyWeakref_NewRef(layer, forget) : NULL;
+  Py_XDECREF(forget);
+  if (!reference) return NULL;
+  Layer* made = PyMem_Calloc(1, sizeof(Layer));
+  if (!made) return PyErr_NoMemory();
+  made->known = Py_NewRef(last.known), made->rows = last.rows, made->reference = reference;
+  made->type = Py_NewRef((PyObject*)Py_TYPE(layer)), made->training = Py_NewRef(training), made->held = Py_NewRef(held);
+  return PyCapsule_New(made, NULL, free_layer);
+}
+
+/* learn(layer, arguments, y): after `call_layer`; know the layer if all that it did was one call that is known. */
+static PyObject* learn(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  (void)self;
+  if (count != 3) return PyErr_Format(PyExc_TypeError, "learn takes a layer, arguments and what it gave for them");
+  if (last.wanted && last.y && last.y == arguments[2] && PyTuple_GetItem(arguments[1], 0) == last.x) {
+    PyObject *layer = arguments[0], *contents = PyObject_GenericGetDict(layer, NULL);
+    PyObject* training = contents ? PyDict_GetItemWithError(contents, text_training) : NULL;
+    PyObject* held = training && is_bare(contents) == 1 ? hold(contents) : NULL;
+    PyObject* key = held && are_held(PyCapsule_GetPointer(last.known, NULL), held) ? PyLong_FromVoidPtr(layer) : NULL;
+    PyObject* capsule = key ? describe_layer(layer, key, training, held) : NULL;
+    if (capsule) PyDict_SetItem(known_layers, key, capsule);
+    Py_XDECREF(capsule), Py_XDECREF(key), Py_XDECREF(held), Py_XDECREF(contents);
+  }
+  last.wanted = 0;
+  drop_last();
+  return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject* setup(PyObject* self, PyObject* arguments) {
   (void)self;
   PyObject** const places[] = {&Tensor, &float32, &is_grad_enabled, &tracing_state, &has_transforms, &count_modes,
-                               &forward_ad, &count_threads, &empty, &data_ptr, &is_contiguous, &known_calls, &check};
+                               &forward_ad, &count_threads, &empty, &data_ptr, &is_contiguous, &global_hooks,
+                               &known_calls, &known_layers, &forgetting, &check};
   const Py_ssize_t count = sizeof places / sizeof *places;
   if (PyTuple_Size(arguments) != count) {
     PyErr_Format(PyExc_TypeError, "setup takes %zd arguments", count);
@@ -229,6 +394,8 @@ static PyObject* setup(PyObject* self, PyObject* arguments) {
 
 static PyMethodDef methods[] = {
     {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, "The result of a call that is known; None if it is not."},
+    {"call_layer", (PyCFunction)(void (*)(void))call_layer, METH_FASTCALL, "The same of a layer that is known."},
+    {"learn", (PyCFunction)(void (*)(void))learn, METH_FASTCALL, "Know a layer that was one call that is known."},
     {"describe", describe, METH_VARARGS, "What `call` must know of a call."},
     {"setup", setup, METH_VARARGS, "Once, before the first call: what of torch is asked."},
     {NULL, NULL, 0, NULL},
@@ -241,5 +408,13 @@ PyMODINIT_FUNC PyInit__quick(void) {
   text_dtype = PyUnicode_InternFromString("dtype");
   text_is_cpu = PyUnicode_InternFromString("is_cpu");
   text_shape = PyUnicode_InternFromString("shape");
+  text_forward = PyUnicode_InternFromString("forward");
+  text_training = PyUnicode_InternFromString("training");
+  text_tensors[0] = PyUnicode_InternFromString("_parameters");
+  text_tensors[1] = PyUnicode_InternFromString("_buffers");
+  text_hooks[0] = PyUnicode_InternFromString("_forward_hooks");
+  text_hooks[1] = PyUnicode_InternFromString("_forward_pre_hooks");
+  text_hooks[2] = PyUnicode_InternFromString("_backward_hooks");
+  text_hooks[3] = PyUnicode_InternFromString("_backward_pre_hooks");
   return PyErr_Occurred() ? NULL : PyModule_Create(&module);
 }
