@@ -106,7 +106,8 @@ def fwht_jobs(quick: bool) -> Iterator[Job]:
 
 def fastfood_jobs(quick: bool) -> Iterator[Job]:
     def prepare(layer: Any, x: Tensor) -> Call:
-        stack = hadamard.stack(layer.in_features, [layer.B, layer.G, layer.S, layer.permutation], layer.scale, "linear")
+        tables = [layer.B, layer.G, layer.S, layer.permutation]
+        stack = hadamard.stack(layer.in_features, tables, layer.scale, "linear", layer.bias)
         return structured_call("ck_fastfood_forward_f32", stack, x, layer.width)
 
     yield from layer_jobs("fastfood", "fastfood", prepare, cells_for(quick))

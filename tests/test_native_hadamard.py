@@ -37,6 +37,7 @@ def stacks(draw: st.DrawFn) -> Case:
         "offset": draw(st.integers(0, 17)),
         "features": draw(st.sampled_from(["linear", "relu", "rbf"])),
         "scale": draw(st.sampled_from([1.0, 0.125, 40.0])),
+        "bias": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**16)),
     }
 
@@ -69,8 +70,17 @@ def test_a_native_stack_is_the_formula(case: Case) -> None:
     how = {"scale": case["scale"], "features": case["features"]}
     truth = reference.fastfood(*doubled(tensors), **how)
     uncut = reference.fastfood(*doubled(inputs(case | {"width": case["blocks"] * case["d"]})), **how)
-    found, plain = hadamard.run_fastfood(*tensors, **how), reference.fastfood(*tensors, **how)
+    bias = data(case["width"], seed=case["seed"] + 4) if case["bias"] and case["features"] == "linear" else None
+    found, plain = hadamard.run_fastfood(*tensors, **how, bias=bias), reference.fastfood(*tensors, **how)
+    if bias is not None:
+        truth, plain = truth + bias.double(), plain + bias
     assert_in_budget(found, plain, truth, terms=uncut.norm())
+
+
+def test_only_linear_features_take_a_bias() -> None:
+    case = {"d": 16, "blocks": 1, "columns": 16, "width": 16, "rows": 2, "gap": 0, "offset": 0, "seed": 1}
+    with pytest.raises(RuntimeError, match="an argument is out of range"):
+        hadamard.run_fastfood(*inputs(case), scale=1.0, features="relu", bias=data(16))
 
 
 def gradients(case: Case, row: slice, dtype: torch.dtype, is_native: bool = False) -> list[Tensor]:

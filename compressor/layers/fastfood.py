@@ -83,18 +83,23 @@ class Fastfood(FeatureLayer):
     def kind(self, name: str) -> ParameterKind:
         return "diagonal" if name in ("B", "G", "S") else super().kind(name)
 
+    def transform(self, x: Tensor) -> Tensor:
+        if self.is_linear and self.config.terms == 1 and not self._drops:
+            return self._fused(x, "linear", self._parameters.get("bias"))
+        return super().transform(x)
+
     def products(self, x: Tensor) -> Tensor:
         return self._products_in_steps(x) if self._drops else self._fused(x, "linear")
 
     def features(self, x: Tensor) -> Tensor:
         return self.bend(self._products_in_steps(x)) if self._drops else self._fused(x, self.config.features)
 
-    def _fused(self, x: Tensor, features: str) -> Tensor:
+    def _fused(self, x: Tensor, features: str, bias: Tensor | None = None) -> Tensor:
         # As attributes they take a microsecond each.
         fixed: dict[str, Any] = self._buffers
         own: dict[str, Any] = self._parameters if self.config.adaptive else fixed
         return dispatch.fastfood(
-            x, own["B"], fixed["permutation"], own["G"], own["S"], scale=self.scale, features=features
+            x, own["B"], fixed["permutation"], own["G"], own["S"], scale=self.scale, features=features, bias=bias
         )
 
     @property

@@ -153,15 +153,36 @@ def fwht(x: Tensor) -> Tensor:
 
 
 def fastfood(
-    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str = "linear"
+    x: Tensor,
+    B: Tensor,
+    permutation: Tensor,
+    G: Tensor,
+    S: Tensor,
+    *,
+    scale: float,
+    features: str = "linear",
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """`reference.fastfood`: a whole stack of blocks, and the nonlinearity if there is one."""
+    """`reference.fastfood`: a whole stack of blocks, and its nonlinearity, or its bias where it is linear."""
     width = len(S) * (2 if features == "rbf" else 1)
     if not torch.compiler.is_compiling():
-        y: Tensor | None = quick.call(x, width, (scale, features), B, permutation, G, S)
+        y: Tensor | None = quick.call(x, width, (scale, features), B, permutation, G, S, bias)
         if y is not None:
             return y
-    run = hadamard.run_fastfood
+    if _route(native.takes, x, B, G, S, bias) == "native":
+        described = hadamard.stack(x.shape[-1], [B, G, S, permutation], scale, features, bias)
+        tables = B, permutation, G, S, bias
+        quick.remember("ck_fastfood_forward_f32", described, x, width, (scale, features), *tables)
+        return hadamard.run_fastfood(x, B, permutation, G, S, scale=scale, features=features, bias=bias)
+    y = _fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    return y if bias is None else y + bias
+
+
+def _fastfood(
+    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str
+) -> Tensor:
+    """The stack as an operator, by the kernels of a GPU, or plainly."""
+    run: Callable[..., Tensor] = hadamard.run_fastfood
     route = _route(native.takes, x, B, G, S)
     if route == "reference" and gpu.can_fastfood(B.shape[1]):
         run, route = gpu.fastfood, _route(gpu.takes, x, B, permutation, G, S)
@@ -169,9 +190,6 @@ def fastfood(
     if route == "reference":
         return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
     if route == "native":
-        if run is hadamard.run_fastfood:
-            stack = hadamard.stack(x.shape[-1], [B, G, S, permutation], scale, features)
-            quick.remember("ck_fastfood_forward_f32", stack, x, width, (scale, features), B, permutation, G, S)
         return run(x, B, permutation, G, S, scale=scale, features=features)
     result: Tensor = hadamard.fastfood(x, B, permutation, G, S, scale, features)
     return result

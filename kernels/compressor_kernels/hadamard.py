@@ -37,6 +37,7 @@ class Stack(ctypes.Structure):
         ("g", c_void_p),
         ("s", c_void_p),
         ("permutation", c_void_p),
+        ("bias", c_void_p),
     ]
 
 
@@ -58,12 +59,20 @@ def run_fwht(x: Tensor) -> Tensor:
 
 
 def run_fastfood(
-    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str
+    x: Tensor,
+    B: Tensor,
+    permutation: Tensor,
+    G: Tensor,
+    S: Tensor,
+    *,
+    scale: float,
+    features: str,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """`reference.fastfood`, without autograd."""
+    """`reference.fastfood` and ``bias``, which only linear features have, without autograd."""
     tables = [table.contiguous() for table in (B, G, S, permutation)]
-    width = len(S) if features != "rbf" else 2 * len(S)
-    return native.forward("ck_fastfood_forward_f32", stack(x.shape[-1], tables, scale, features), x, width)
+    width, bias = len(S) if features != "rbf" else 2 * len(S), bias if bias is None else bias.contiguous()
+    return native.forward("ck_fastfood_forward_f32", stack(x.shape[-1], tables, scale, features, bias), x, width)
 
 
 def run_fastfood_backward(
@@ -76,8 +85,8 @@ def run_fastfood_backward(
     return found
 
 
-def stack(columns: int, tables: list[Tensor], scale: float, features: str) -> Stack:
-    """The C side's view of ``tables``: B, G, S and the permutation, contiguous and kept alive by the caller."""
+def stack(columns: int, tables: list[Tensor], scale: float, features: str, bias: Tensor | None = None) -> Stack:
+    """The C side's view of ``tables``, B, G, S and the permutation, and ``bias``: contiguous and kept by the caller."""
     b, _, s, permutation = tables
     if permutation.dtype not in (torch.uint16, torch.int32):
         raise ValueError(f"a permutation is of uint16 or int32, not {permutation.dtype}")
@@ -91,6 +100,7 @@ def stack(columns: int, tables: list[Tensor], scale: float, features: str) -> St
         scale,
         math.sqrt(1 / len(s)),
         *(table.data_ptr() for table in tables),
+        None if bias is None else bias.data_ptr(),
     )
 
 

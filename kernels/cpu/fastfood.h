@@ -1,5 +1,5 @@
-// Fastfood: y = s * H G P H (b * x) in blocks of d, stacked and cut to `width`; plain, through ReLU, or as cosine and
-// sine. Four rows at a time if there are that many: then the permutation moves 16 bytes instead of 4.
+// Fastfood: y = s * H G P H (b * x) in blocks of d, stacked and cut to `width`; with a bias, through ReLU, or as cosine
+// and sine. Four rows at a time if there are that many: then the permutation moves 16 bytes instead of 4.
 #pragma once
 
 #include "fastfood_steps.h"
@@ -13,13 +13,15 @@ struct Block {
   const float *b, *g, *s;
   Indices permutation;
   int64_t d, first, columns;  // columns <= d of the outputs are kept
+  const float* bias;          // or nullptr
   const ck_fastfood* stack;
 
   Block(const ck_fastfood& f, int64_t m)
       : b(f.b + m * f.d), g(f.g + m * f.d), s(f.s + m * f.d),
         permutation{static_cast<const char*>(f.permutation) + m * f.d * (f.flags & CK_FASTFOOD_INDEX_16 ? 2 : 4),
                     (f.flags & CK_FASTFOOD_INDEX_16) != 0},
-        d(f.d), first(m * f.d), columns(f.width - first < f.d ? f.width - first : f.d), stack(&f) {}
+        d(f.d), first(m * f.d), columns(f.width - first < f.d ? f.width - first : f.d),
+        bias(f.bias ? f.bias + first : nullptr), stack(&f) {}
 };
 
 template <bool Small>
@@ -54,11 +56,21 @@ static __attribute__((noinline)) void bend_row(const ck_fastfood& f, float* y, i
   }
 }
 
-// `count` products at y become the features; a cosine and its sine are `width` apart.
-static void bend(const ck_fastfood& f, float* y, int64_t count) {
-  if (f.features == CK_FASTFOOD_RELU || are_small(y, count)) bend_row<true>(f, y, count);
-  else bend_row<false>(f, y, count);
+static __attribute__((noinline)) void shift_row(const float* bias, float* y, int64_t count) {
+  int64_t i = 0;
+  for (; i + W <= count; i += W) storeu(y + i, loadu(y + i) + loadu(bias + i));
+  for (; i < count; i++) y[i] += bias[i];
 }
+
+// The products of a row at y become what is asked for; a cosine and its sine are `width` apart.
+static void bend(const Block& k, float* y) {
+  const ck_fastfood& f = *k.stack;
+  if (k.bias) shift_row(k.bias, y, k.columns);
+  else if (f.features == CK_FASTFOOD_RELU || are_small(y, k.columns)) bend_row<true>(f, y, k.columns);
+  else bend_row<false>(f, y, k.columns);
+}
+
+static bool bends(const Block& k) { return k.bias || k.stack->features != CK_FASTFOOD_LINEAR; }
 
 // R rows of s * (the rest of the transform of u) from element `first` to `last`, u in granules with the neighbours' bits
 // left.
@@ -104,8 +116,7 @@ static void fastfood_rows(const Block& k, const Parts& parts, const float* x, in
     if (part < total) distant(moved + R * e, stride, part);
     finish<R, C>(k, moved, y + k.first, y_stride, e, e + parts.length);
   }
-  if (k.stack->features != CK_FASTFOOD_LINEAR)
-    for (int r = 0; r < R; r++) bend(*k.stack, y + r * y_stride + k.first, k.columns);
+  for (int r = 0; r < R && bends(k); r++) bend(k, y + r * y_stride + k.first);
 }
 
 // d < W: plainly.
@@ -116,7 +127,7 @@ static void short_fastfood(const Block& k, const float* x, float* y) {
   for (int64_t i = 0; i < k.d; i++) u[i] = p[k.permutation.at(i)] * k.g[i];
   short_fwht(u, h, k.d);
   for (int64_t i = 0; i < k.columns; i++) y[k.first + i] = h[i] * (k.s[i] * k.stack->scale);
-  if (k.stack->features != CK_FASTFOOD_LINEAR) bend(*k.stack, y + k.first, k.columns);
+  if (bends(k)) bend(k, y + k.first);
 }
 
 static void fastfood_block(const FastfoodCall& c, const Block& k) {

@@ -15,7 +15,7 @@ bool is_valid(const ck_fastfood* f) {
   return f && f->d >= 1 && f->d <= largest && !(f->d & (f->d - 1)) && f->blocks >= 1 && f->columns_in >= 1 &&
          f->columns_in <= f->d && f->width > (f->blocks - 1) * f->d && f->width <= f->blocks * f->d &&
          f->features >= CK_FASTFOOD_LINEAR && f->features <= CK_FASTFOOD_RBF && !(f->flags & ~CK_FASTFOOD_INDEX_16) &&
-         f->b && f->g && f->s && f->permutation;
+         f->b && f->g && f->s && f->permutation && !(f->bias && f->features != CK_FASTFOOD_LINEAR);
 }
 
 int64_t grain(const ck_fastfood& f) {

@@ -89,7 +89,7 @@ CK_API int ck_fwht_f32(const float* x, float* y, int64_t rows, int64_t n, int64_
                        int64_t threads, const ck_pool* pool);
 
 /* Fastfood: p = s * scale * H G P H (b * x) in `blocks` blocks of d = 2^k, put one after the other and cut to `width`.
- * P is h[i] = h[permutation[i]]; x is filled up to d with zeros. y holds p (linear), max(p, 0) (ReLU), or
+ * P is h[i] = h[permutation[i]]; x is filled up to d with zeros. y holds p + bias (linear), max(p, 0) (ReLU), or
  * rbf_scale * cos(p) and then rbf_scale * sin(p) (2 width columns). */
 enum { CK_FASTFOOD_LINEAR = 0, CK_FASTFOOD_RELU = 1, CK_FASTFOOD_RBF = 2 };
 enum { CK_FASTFOOD_INDEX_16 = 1 }; /* permutations are uint16_t, else int32_t */
@@ -100,6 +100,7 @@ typedef struct ck_fastfood {
   const float *b, *g;      /* (blocks, d) */
   const float* s;          /* (width) */
   const void* permutation; /* (blocks, d) */
+  const float* bias;       /* (width); may be NULL, and is with ReLU and rbf */
 } ck_fastfood;
 
 CK_API int ck_fastfood_forward_f32(const ck_fastfood* stack, const float* x, float* y, int64_t rows, int64_t x_stride,

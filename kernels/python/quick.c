@@ -10,7 +10,7 @@
 #include <Python.h>
 #include <stdint.h>
 
-enum { MOST_TABLES = 4, HOOKS = 4, SMALL = 8192 /* numbers: other threads of Python can wait so long */ };
+enum { MOST_TABLES = 5, HOOKS = 4, SMALL = 8192 /* numbers: other threads of Python can wait so long */ };
 
 typedef int (*Forward)(const void* description, const void* x, void* y, int64_t rows, int64_t x_stride, int64_t y_stride,
                        int64_t threads, const void* pool);

@@ -31,7 +31,7 @@ bool is_fastfood_right(Draw& draw) {
   const int64_t d = int64_t{1} << draw.pick(0, 8), blocks = draw.pick(1, 3), rows = draw.pick(1, 9), in = draw.pick(1, d);
   const int64_t width = (blocks - 1) * d + draw.pick(1, d), threads = draw.pick(1, 3);
   const std::vector<float> x = draw.normals(rows * in), b = draw.normals(blocks * d), g = draw.normals(blocks * d);
-  const std::vector<float> s = draw.normals(width);
+  const std::vector<float> s = draw.normals(width), shift = draw.normals(width);
   std::vector<int32_t> index;
   for (int64_t block = 0; block < blocks; block++) {
     const std::vector<int32_t> order = draw.permutation(d);
@@ -39,10 +39,12 @@ bool is_fastfood_right(Draw& draw) {
   }
   const std::vector<uint16_t> index16(index.begin(), index.end());
   const bool is_short = draw.pick(0, 1), is_bent = draw.pick(0, 1);
+  const bool is_shifted = !is_bent && draw.pick(0, 1);
   const float scale = 1 / static_cast<float>(d);
   const void* order = is_short ? static_cast<const void*>(index16.data()) : index.data();
   const ck_fastfood stack{d, blocks, in, width, is_bent ? CK_FASTFOOD_RELU : CK_FASTFOOD_LINEAR,
-                          is_short ? CK_FASTFOOD_INDEX_16 : 0, scale, 1, b.data(), g.data(), s.data(), order};
+                          is_short ? CK_FASTFOOD_INDEX_16 : 0, scale, 1, b.data(), g.data(), s.data(), order,
+                          is_shifted ? shift.data() : nullptr};
   std::vector<float> y(static_cast<size_t>(rows * width));
   if (ck_fastfood_forward_f32(&stack, x.data(), y.data(), rows, in, width, threads, nullptr)) return false;
   Doubles truth;
@@ -54,7 +56,7 @@ bool is_fastfood_right(Draw& draw) {
       for (int64_t i = 0; i < d; i++) p[i] = h[index[block * d + i]] * g[block * d + i];
       transform(p);
       for (int64_t i = 0; i < d && block * d + i < width; i++) {
-        const double v = p[i] * s[block * d + i] * scale;
+        const double v = p[i] * s[block * d + i] * scale + (is_shifted ? shift[block * d + i] : 0);
         truth.push_back(is_bent && v < 0 ? 0 : v);
       }
     }
