@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -198,6 +200,15 @@ def test_a_known_layer_and_its_results_are_not_kept() -> None:
     del layer
     gc.collect()
     assert not quick._known_layers
+
+
+def test_a_known_layer_that_lives_until_the_end_is_forgotten_quietly() -> None:
+    lines = (
+        "import torch; from compressor.layers import ACDC; torch.set_grad_enabled(False)",
+        "torch.layer = layer = ACDC(16, 16); [layer(torch.ones(1, 16)) for _ in range(3)]",
+    )
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("change", [changed_in_place, of_other_memory, loaded, stepped, replaced])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -100,6 +100,11 @@ def call_in_python(x: Tensor, outputs: int, settings: Hashable, *tables: Tensor 
     return y
 
 
+def _forgetting(known: dict[int, Any], key: int) -> Callable[[object], Any]:
+    """What is called once that at ``key`` dies, also when Python ends and this module is gone; it is the default."""
+    return partial(known.pop, key)
+
+
 def remember(
     function: str,
     description: ctypes.Structure,
@@ -113,10 +118,7 @@ def remember(
     if _grad_enabled() or not all(type(t) in (Tensor, nn.Parameter) and t.is_contiguous() for t in held):
         return
     key = id(tables[0])
-
-    def forget(_: object) -> None:
-        _known.pop(key, None)
-
+    forget = _forgetting(_known, key)
     forward = getattr(native.loaded(), function)
     references = tuple(None if table is None else weakref.ref(table, forget) for table in tables)
     addresses = tuple(0 if table is None else table.data_ptr() for table in tables)
@@ -170,7 +172,7 @@ if _extension is not None:
         ),
         _known,
         _known_layers,
-        lambda key: partial(_known_layers.pop, key),  # which gets what died for a default
+        partial(_forgetting, _known_layers),
         native.check,
     )
     call, call_layer, learn = _extension.call, _extension.call_layer, _extension.learn
