@@ -1,6 +1,6 @@
 """How many times as quick as the dense layer the native kernels are, on one core.
 
-    python benchmarks/kernels_cpu.py [--quick] [--json] [--only OP ...] [--keep]
+    python benchmarks/kernels_cpu.py [--quick] [--json] [--only OP ...] [--kind KIND ...] [--keep]
 
 Dense is the quicker of torch and onnxruntime at the same size and batch. Both sides of a ratio take turns in the same
 rounds; a figure is the median over the rounds of this thread's CPU time, its spread half the distance of the quartiles.
@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import click
 import torch
-from facts import facts, keep
+from facts import RESULTS, facts, keep
 from kernel_layers import fastfood_jobs, fwht_jobs, monarch_jobs, sparse_jobs
 from kernel_timing import Call, Job, Row, dense, run
 from torch import Tensor, nn
@@ -135,6 +135,8 @@ JOBS: dict[str, Callable[[bool], Iterator[Job]]] = {
     "csr": sparse_jobs,
 }
 
+_WHICH = ("op", "n", "k", "batch", "kind", "variant")
+
 
 @click.command(help=__doc__)
 @click.option("--quick", is_flag=True, help="Fewer sizes and rounds.")
@@ -142,7 +144,9 @@ JOBS: dict[str, Callable[[bool], Iterator[Job]]] = {
 @click.option("--only", multiple=True, type=click.Choice(sorted(JOBS)), help="Only this op.")
 @click.option("--kind", multiple=True, help="Only this kind: warm, cold, python, train.")
 @click.option("--note", default="", help="Kept with the results, for the README: what else the machine did.")
-@click.option("--keep", "kept", is_flag=True, help="Write benchmarks/results/kernels_cpu.json.")
+@click.option(
+    "--keep", "kept", is_flag=True, help="Write benchmarks/results/kernels_cpu.json, or only these rows of it."
+)
 def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...], note: str, kept: bool) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -164,7 +168,18 @@ def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...
     if as_json:
         print(json.dumps(result, indent=1))
     if kept:
-        keep("kernels_cpu", result)
+        keep("kernels_cpu", with_others(result) if only or kind else result)
+
+
+def with_others(result: dict[str, Any]) -> dict[str, Any]:
+    """What was kept, with the rows of ``result`` in the places of the same ones; of the same machine and versions."""
+    before = json.loads((RESULTS / "kernels_cpu.json").read_text())
+    for fact in ("machine", "versions", "isa"):
+        if before[fact] != result[fact]:
+            raise click.ClickException(f"rows were kept of another {fact}: {before[fact]}; measure all of them again")
+    new = {tuple(row[key] for key in _WHICH): row for row in result["rows"]}
+    rows = [new.pop(tuple(row[key] for key in _WHICH), row) for row in before["rows"]]
+    return {**before, "rows": rows + list(new.values())}
 
 
 def print_row(row: Row) -> None:

@@ -56,25 +56,15 @@ static __attribute__((noinline)) void bend_row(const ck_fastfood& f, float* y, i
   }
 }
 
-static __attribute__((noinline)) void shift_row(const float* bias, float* y, int64_t count) {
-  int64_t i = 0;
-  for (; i + W <= count; i += W) storeu(y + i, loadu(y + i) + loadu(bias + i));
-  for (; i < count; i++) y[i] += bias[i];
+// `count` products at y become the features; a cosine and its sine are `width` apart.
+static void bend(const ck_fastfood& f, float* y, int64_t count) {
+  if (f.features == CK_FASTFOOD_RELU || are_small(y, count)) bend_row<true>(f, y, count);
+  else bend_row<false>(f, y, count);
 }
 
-// The products of a row at y become what is asked for; a cosine and its sine are `width` apart.
-static void bend(const Block& k, float* y) {
-  const ck_fastfood& f = *k.stack;
-  if (k.bias) shift_row(k.bias, y, k.columns);
-  else if (f.features == CK_FASTFOOD_RELU || are_small(y, k.columns)) bend_row<true>(f, y, k.columns);
-  else bend_row<false>(f, y, k.columns);
-}
-
-static bool bends(const Block& k) { return k.bias || k.stack->features != CK_FASTFOOD_LINEAR; }
-
-// R rows of s * (the rest of the transform of u) from element `first` to `last`, u in granules with the neighbours' bits
-// left.
-template <int R, int C>
+// R rows of s * (the rest of the transform of u) + bias from element `first` to `last`, u in granules with the neighbours'
+// bits left.
+template <int R, int C, bool Biased>
 static __attribute__((noinline)) void finish(const Block& k, const float* u, float* y, int64_t y_stride, int64_t first,
                                              int64_t last) {
   const V scale = splat(k.stack->scale);
@@ -83,7 +73,11 @@ static __attribute__((noinline)) void finish(const Block& k, const float* u, flo
     leave<R, C>(u + e * R, v);
     if (__builtin_expect(e + C * W <= k.columns, 1)) {
       CK_UNROLL(16)
-      for (int i = 0; i < R * C; i++) storeu(y + i % R * y_stride + e + i / R * W, v[i] * (loadu(k.s + e + i / R * W) * scale));
+      for (int i = 0; i < R * C; i++) {
+        const int64_t at = e + i / R * W;
+        const V product = v[i] * (loadu(k.s + at) * scale);
+        storeu(y + i % R * y_stride + at, Biased ? product + loadu(k.bias + at) : product);
+      }
       continue;
     }
     for (int i = 0; i < R * C; i++) {
@@ -91,7 +85,7 @@ static __attribute__((noinline)) void finish(const Block& k, const float* u, flo
       storeu(lane, v[i]);
       const int64_t at = e + i / R * W;
       for (int64_t j = 0; j < W && at + j < k.columns; j++)
-        y[i % R * y_stride + at + j] = lane[j] * (k.s[at + j] * k.stack->scale);
+        y[i % R * y_stride + at + j] = lane[j] * (k.s[at + j] * k.stack->scale) + (Biased ? k.bias[at + j] : 0.0f);
     }
   }
 }
@@ -114,9 +108,11 @@ static void fastfood_rows(const Block& k, const Parts& parts, const float* x, in
   for (int64_t e = 0; e < k.d; e += parts.length) {
     float* moved = u + e / parts.length * parts.gap;
     if (part < total) distant(moved + R * e, stride, part);
-    finish<R, C>(k, moved, y + k.first, y_stride, e, e + parts.length);
+    const auto finished = k.bias ? finish<R, C, true> : finish<R, C, false>;
+    finished(k, moved, y + k.first, y_stride, e, e + parts.length);
   }
-  for (int r = 0; r < R && bends(k); r++) bend(k, y + r * y_stride + k.first);
+  if (k.stack->features != CK_FASTFOOD_LINEAR)
+    for (int r = 0; r < R; r++) bend(*k.stack, y + r * y_stride + k.first, k.columns);
 }
 
 // d < W: plainly.
@@ -126,8 +122,9 @@ static void short_fastfood(const Block& k, const float* x, float* y) {
   short_fwht(h, p, k.d);
   for (int64_t i = 0; i < k.d; i++) u[i] = p[k.permutation.at(i)] * k.g[i];
   short_fwht(u, h, k.d);
-  for (int64_t i = 0; i < k.columns; i++) y[k.first + i] = h[i] * (k.s[i] * k.stack->scale);
-  if (bends(k)) bend(k, y + k.first);
+  for (int64_t i = 0; i < k.columns; i++)
+    y[k.first + i] = h[i] * (k.s[i] * k.stack->scale) + (k.bias ? k.bias[i] : 0.0f);
+  if (k.stack->features != CK_FASTFOOD_LINEAR) bend(*k.stack, y + k.first, k.columns);
 }
 
 static void fastfood_block(const FastfoodCall& c, const Block& k) {
