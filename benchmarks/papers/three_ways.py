@@ -155,7 +155,7 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
             if fitted and tuned and scratch:
                 reached = tuned.mean < fitted.mean if name.startswith("svd") else scratch.mean <= tuned.mean
                 won = 100 * (scratch.mean - min(tuned.mean, found["distilled"].mean if found["distilled"] else 1))
-                why = f"at equal epochs after the teacher's, fine-tuned or distilled is {won:.2f} points better than scratch"
+                why = f"at equal epochs after the teacher's, the best way is {won:.2f} points better than scratch"
             rows.append(Figure(source, f"{where}, {name}: error", theirs, text or None, reached, why))
     return rows
 
