@@ -192,6 +192,19 @@ def test_what_is_put_round_a_known_layer_is_seen(kind: str, tmp_path: Path) -> N
             assert torch.equal(layer(x), plain)
 
 
+@pytest.mark.parametrize("name", ["acdc", "fastfood", "monarch"])
+def test_a_bias_that_is_taken_away_from_a_known_layer_is_not_read(name: str) -> None:
+    layer, x = layer_of(name), data(1, 16)
+    bias = "beta" if name == "acdc" else "bias"
+    getattr(layer, bias).add_(1.0)
+    with torch.no_grad():
+        for _ in range(3):
+            layer(x)
+        setattr(layer, bias, None)
+        for _ in range(3):
+            torch.testing.assert_close(layer(x), plainly(layer, x))
+
+
 def test_a_known_layer_and_its_results_are_not_kept() -> None:
     layer = layer_of("acdc")
     with torch.no_grad():

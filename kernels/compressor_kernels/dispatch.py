@@ -169,30 +169,22 @@ def fastfood(
         y: Tensor | None = quick.call(x, width, (scale, features), B, permutation, G, S, bias)
         if y is not None:
             return y
-    if _route(native.takes, x, B, G, S, bias) == "native":
+    route = _route(native.takes, x, B, G, S, bias)
+    if route == "native":
         described = hadamard.stack(x.shape[-1], [B, G, S, permutation], scale, features, bias)
         tables = B, permutation, G, S, bias
         quick.remember("ck_fastfood_forward_f32", described, x, width, (scale, features), *tables)
         return hadamard.run_fastfood(x, B, permutation, G, S, scale=scale, features=features, bias=bias)
-    y = _fastfood(x, B, permutation, G, S, scale=scale, features=features)
-    return y if bias is None else y + bias
-
-
-def _fastfood(
-    x: Tensor, B: Tensor, permutation: Tensor, G: Tensor, S: Tensor, *, scale: float, features: str
-) -> Tensor:
-    """The stack as an operator, by the kernels of a GPU, or plainly."""
-    run: Callable[..., Tensor] = hadamard.run_fastfood
-    route = _route(native.takes, x, B, G, S)
     if route == "reference" and gpu.can_fastfood(B.shape[1]):
-        run, route = gpu.fastfood, _route(gpu.takes, x, B, permutation, G, S)
+        route = _route(gpu.takes, x, B, permutation, G, S)
         x = x if route == "reference" else _widened(x, B)
-    if route == "reference":
-        return reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
     if route == "native":
-        return run(x, B, permutation, G, S, scale=scale, features=features)
-    result: Tensor = hadamard.fastfood(x, B, permutation, G, S, scale, features)
-    return result
+        y = gpu.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    elif route == "operator":
+        y = hadamard.fastfood(x, B, permutation, G, S, scale, features)
+    else:
+        y = reference.fastfood(x, B, permutation, G, S, scale=scale, features=features)
+    return y if bias is None else y + bias
 
 
 def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:

@@ -116,18 +116,29 @@ static void* address(PyObject* tensor) {
   return at;
 }
 
+/* What a reference, or None for nothing, stands for, borrowed; NULL once it has died, which nothing is equal to. */
+static PyObject* referent(PyObject* reference) {
+  if (reference == Py_None) return reference;
+  PyObject* found = PyWeakref_GetObject(reference);
+  return found == Py_None ? NULL : found;
+}
+
+/* Whether all tables live where they were; -1 for an exception. */
+static int are_in_place(const Known* known) {
+  for (Py_ssize_t i = 0; i < known->count; i++) {
+    PyObject* table = referent(known->references[i]);
+    if (!table) return 0;
+    if (table != Py_None && address(table) != known->addresses[i]) return PyErr_Occurred() ? -1 : 0;
+  }
+  return 1;
+}
+
 /* Whether the tables are those of before, in the same memory; -1 for an exception. */
 static int are_known(const Known* known, PyObject* const* tables, Py_ssize_t count) {
   if (count != known->count) return 0;
-  for (Py_ssize_t i = 0; i < count; i++) {
-    if (known->references[i] == Py_None || tables[i] == Py_None) {
-      if (known->references[i] != tables[i]) return 0;
-      continue;
-    }
-    if (PyWeakref_GetObject(known->references[i]) != tables[i]) return 0;
-    if (address(tables[i]) != known->addresses[i]) return PyErr_Occurred() ? -1 : 0;
-  }
-  return 1;
+  for (Py_ssize_t i = 0; i < count; i++)
+    if (referent(known->references[i]) != tables[i]) return 0;
+  return are_in_place(known);
 }
 
 /* Whether nobody looks at what is computed: no trace, no transformation, no mode; -1 for an exception. */
@@ -277,10 +288,6 @@ static PyObject* hold(PyObject* contents) {
   return held;
 }
 
-static PyObject* referent(PyObject* reference) {
-  return reference == Py_None ? reference : PyWeakref_GetObject(reference);
-}
-
 /* Whether a layer with these contents holds what it held; -1 for an exception. */
 static int still_holds(PyObject* contents, PyObject* held) {
   const Py_ssize_t count = PyList_Size(held);
@@ -300,14 +307,6 @@ static int are_held(const Known* known, PyObject* held) {
     Py_ssize_t at = PyList_Size(held);
     while (at && referent(PyList_GetItem(held, at - 1)) != referent(known->references[i])) at--;
     if (!at && known->references[i] != Py_None) return 0;
-  }
-  return 1;
-}
-
-static int are_in_place(const Known* known) {
-  for (Py_ssize_t i = 0; i < known->count; i++) {
-    PyObject* table = referent(known->references[i]);
-    if (table != Py_None && address(table) != known->addresses[i]) return PyErr_Occurred() ? -1 : 0;
   }
   return 1;
 }
