@@ -189,14 +189,19 @@ class KernelNet(FittedLayer):
         return self._map_by_axes(x) if self._is_separable else self._map(x, *self.places())
 
     def _map_by_axes(self, x: Tensor) -> Tensor:
-        """``x`` by λ, summed over the maps of inputs, then K of columns and of rows: ``(..., in) -> (..., out)``."""
+        """``x`` by λ, summed over the maps of inputs, then K of columns and of rows: ``(..., in) -> (..., out)``.
+
+        Positions come first and samples with maps last, so that all four are products of whole matrices.
+        """
         assert self.scales is not None
-        sides, _ = self._grids
-        maps = (self.in_features // math.prod(sides), *sides)
+        (height, width), _ = self._grids
+        area, samples = height * width, math.prod(x.shape[:-1])
         down, across = self._axes()
-        h = torch.einsum("...iyx,oiyx->...oyx", x.reshape(*x.shape[:-1], *maps), self.scales.view(-1, *maps))
-        h = nn.functional.linear(h, across).transpose(-1, -2)  # (..., maps, width of a map of outputs, height)
-        y = nn.functional.linear(h, down).transpose(-1, -2).flatten(-3)
+        h = x.reshape(samples, self.in_features // area, area).permute(2, 0, 1).contiguous()
+        h = h @ self.scales.view(self.maps, -1, area).permute(2, 1, 0).contiguous()  # (area, samples, maps)
+        h = across @ h.view(height, width, samples * self.maps)
+        y = (down @ h.flatten(1)).view(len(down) * len(across), samples, self.maps)
+        y = y.permute(1, 2, 0).reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
     def forward(self, x: Tensor) -> Tensor:
