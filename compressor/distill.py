@@ -40,9 +40,9 @@ class Distilled:
 
 @contextlib.contextmanager
 def fading(student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], how: Training) -> Iterator[list[Fading]]:
-    """Within it, the replaced blocks are wrapped in `Fading`, unless they do not fade."""
+    """Within it, the replaced blocks are wrapped in `Fading`, if they fade."""
     wrapped: list[tuple[str, Fading]] = []
-    for entry in entries if how.fade > 0 else ():
+    for entry in entries if how.fades else ():
         names = tuple(name for name, _ in teacher.named_modules() if name in {*entry.sites, *entry.passed})
         block = student.get_submodule(entry.name)
         wrapped.append((entry.name, Fading(extract(teacher, names), block, how.progressive)))

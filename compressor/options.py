@@ -157,8 +157,8 @@ job_options = _together(
     click.option(
         "--progressive",
         metavar="WAY",
-        help="How the original's layers fade out while training: linear, mollify (with the loss), cosine (mixed) or "
-        "theseus (whole layers); the same as --train progressive=WAY.",
+        help="Let the original's layers fade out while training: linear, mollify (with the loss), cosine (mixed) or "
+        "theseus (whole layers); the same as --train progressive=WAY. Else all are replaced at once.",
     ),
     click.option(
         "--time-limit",

@@ -34,11 +34,12 @@ class Training(Settings):
     hint_share: float = Field(0.1, ge=0, description="of the loss: outputs of the replaced blocks")
     blend: float = Field(0.5, ge=0, le=1, description="of the batches: examples blended in pairs, without labels")
     shift: int = Field(0, ge=0, description="pixels: images are moved by up to so many, each by its own")
-    fade: float = Field(0.2, ge=0, le=1, description="fraction over which the original's blocks fade out; 0: at once")
-    progressive: Way = Field(
-        "linear",
-        description="how they fade: by units evenly or with the loss (mollify), mixed (cosine), whole (theseus)",
+    progressive: Way | None = Field(
+        None,
+        description="how the original's blocks fade out: by units evenly (linear) or with the loss (mollify), mixed "
+        "(cosine), whole (theseus); none: all are replaced at once",
     )
+    fade: float = Field(0.2, ge=0, le=1, description="fraction over which they do, where progressive names a way")
     gradient_noise: float = Field(0.0, ge=0, description="η of noise on gradients, of variance η/(1 + t)^0.55; adamw")
     noise: Kind | None = Field(
         None, description="nan, nah, nani, nanil or nanis where tanh and sigmoid saturate, for 4/5 of the training"
@@ -52,6 +53,17 @@ class Training(Settings):
         if self.gradient_noise and self.is_full_batch:
             raise ValueError(f"gradient_noise is for adamw; {self.optimizer} takes its steps by exact gradients")
         return self
+
+    @model_validator(mode="after")
+    def _what_fades_has_a_way(self) -> Self:
+        if self.fade and "fade" in self.model_fields_set and self.progressive is None:
+            raise ValueError(f"fade={self.fade:g} needs a way: progressive=linear, mollify, cosine or theseus")
+        return self
+
+    @property
+    def fades(self) -> bool:
+        """Whether the original's blocks stand in at first."""
+        return self.progressive is not None and self.fade > 0
 
     @property
     def is_full_batch(self) -> bool:
