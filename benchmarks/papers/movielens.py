@@ -50,8 +50,8 @@ L2 |= {("100k", "kernelnet", 1): (60.0, 90.0, 135.0), ("100k", "kernelnet", 2): 
 L2 |= {("100k", "autorec", 1): (30.0, 60.0, 120.0, 240.0), ("1m", "autorec", 1): (120.0, 240.0)}
 L2 |= {
     ("1m", "sparse_fc", 1): (120.0, 240.0),
-    ("1m", "kernelnet", 1): (90.0, 180.0),
-    ("1m", "kernelnet", 2): (30.0, 60.0),
+    ("1m", "kernelnet", 1): (60.0, 120.0),
+    ("1m", "kernelnet", 2): (15.0, 30.0),
 }
 MOST_ROUNDS = {key: 6 if key[0] == "100k" else 10 for key in PUBLISHED}
 MOST_ROUNDS |= {(data, "kernelnet", hidden): most for data, most in (("100k", 12), ("1m", 20)) for hidden in (1, 2)}
