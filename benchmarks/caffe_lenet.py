@@ -27,7 +27,7 @@ METHODS = "acdc,fastfood,svd-half,svd-quarter,svd,int8"
 METHODS_ONNX = "acdc,svd"
 ACDC = "size=1120"  # two layers, 6,721 numbers; at 800, the layer's own width, 4,801
 # For all methods. Digits moved by two pixels stay the same digits: the labels count most, and nothing is blended.
-TRAINING = ("shift=2", "label_share=0.7", "temperature=2", "blend=0", "hint_share=0", "fade=0")
+TRAINING = ("shift=2", "label_share=0.7", "temperature=2", "blend=0", "hint_share=0")
 _EPOCHS = 10
 _EPOCHS_OF_EVERY = 3
 MOST_PARAMS = 12_000  # in the dense layers

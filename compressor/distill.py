@@ -42,10 +42,11 @@ class Distilled:
 def fading(student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], how: Training) -> Iterator[list[Fading]]:
     """Within it, the replaced blocks are wrapped in `Fading`, if they fade."""
     wrapped: list[tuple[str, Fading]] = []
-    for entry in entries if how.fades else ():
-        names = tuple(name for name, _ in teacher.named_modules() if name in {*entry.sites, *entry.passed})
-        block = student.get_submodule(entry.name)
-        wrapped.append((entry.name, Fading(extract(teacher, names), block, how.progressive)))
+    if (way := how.way) is not None:
+        for entry in entries:
+            names = tuple(name for name, _ in teacher.named_modules() if name in {*entry.sites, *entry.passed})
+            block = student.get_submodule(entry.name)
+            wrapped.append((entry.name, Fading(extract(teacher, names), block, way)))
     for name, module in wrapped:
         replace(student, name, module)
     try:
@@ -123,7 +124,7 @@ class _Run:
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.steps = max(1, math.ceil(len(train) / self.batch_size)) * how.epochs
         self.step = 0
-        self.shares = Shares(how.progressive, len(entries))
+        self.shares = Shares(how.way, len(entries))
         noisy = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.noise = GradientNoise(noisy, how.gradient_noise) if how.gradient_noise else None
         labels = train.head(1).labels

@@ -61,9 +61,9 @@ class Training(Settings):
         return self
 
     @property
-    def fades(self) -> bool:
-        """Whether the original's blocks stand in at first."""
-        return self.progressive is not None and self.fade > 0
+    def way(self) -> Way | None:
+        """How the original's blocks fade out; None where all are replaced at once."""
+        return self.progressive if self.fade else None
 
     @property
     def is_full_batch(self) -> bool:

@@ -136,9 +136,9 @@ def test_the_way_to_fade_is_an_option_of_the_training() -> None:
     asked = _recipe(None, model="m.pt", progressive="mollify", training=(("rate", "0.1"),))
     assert asked.how().progressive == "mollify"
     assert asked.training == {"rate": "0.1", "progressive": "mollify"}
-    assert asked.how().fades
-    assert not _recipe(None, model="m.pt", progressive="mollify", training=(("fade", "0"),)).how().fades
-    assert not _recipe(None, model="m.pt", training=(("fade", "0"),)).how().fades
+    assert asked.how().way == "mollify"
+    assert _recipe(None, model="m.pt", progressive="mollify", training=(("fade", "0"),)).how().way is None
+    assert _recipe(None, model="m.pt", training=(("fade", "0"),)).how().way is None
     with pytest.raises(CompressorError, match=r"progressive.*theseus"):
         _recipe(None, model="m.pt", progressive="slowly").how()
     with pytest.raises(CompressorError, match=r"fade=0.5 needs a way: progressive=linear"):
@@ -146,7 +146,7 @@ def test_the_way_to_fade_is_an_option_of_the_training() -> None:
 
 
 def test_unless_a_way_is_asked_for_all_is_replaced_at_once() -> None:
-    assert not _recipe(None, model="m.pt").how().fades
+    assert _recipe(None, model="m.pt").how().way is None
 
 
 def test_giving_up_exits_130() -> None:

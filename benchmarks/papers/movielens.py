@@ -2,9 +2,9 @@
 
 ML-100K, 80/20, five random splits and the published u1 to u5; ML-1M, 90/10. 500 sigmoid units, the regularised squared
 error over all training ratings by L-BFGS (history 10) in rounds of 50 iterations, or by RPROP; predictions cut to
-1 to 5. Sparse FC(2) on ML-1M has the authors' settings. What they do not give, λ₂, the number of rounds and by which
-of the two KernelNet is trained, is chosen for each model on a twentieth of the *training* part of the first split of
-each data set, never on a test split.
+1 to 5. Sparse FC(2) on ML-1M has the authors' settings. What they do not give, λ₂ and the number of rounds, is chosen
+for each model on a twentieth of the *training* part of the first split of each data set, never on a test split; so was
+the optimizer of KernelNet, for both data sets on ML-100K.
 
 Each round is kept: a run that was broken off goes on from there.
 """
@@ -55,7 +55,13 @@ L2 |= {
 }
 MOST_ROUNDS = {key: 6 if key[0] == "100k" else 10 for key in PUBLISHED}
 MOST_ROUNDS |= {(data, "kernelnet", hidden): most for data, most in (("100k", 12), ("1m", 20)) for hidden in (1, 2)}
-OPTIMIZERS = {"kernelnet": "rprop"}  # by L-BFGS it takes three times the rounds and ends higher; the others by L-BFGS
+Optimizer = Literal["lbfgs", "rprop"]
+OPTIMIZERS: dict[str, Optimizer] = {
+    "autorec": "lbfgs",
+    "kernelnet": "rprop",  # by L-BFGS it takes three times the rounds and ends higher
+    "sparse_fc": "lbfgs",
+}
+_SHOWN: dict[Optimizer, str] = {"lbfgs": "L-BFGS", "rprop": "RPROP"}
 L0 = {"100k": 0.006, "1m": 0.013}
 _MODELS = {data: [key[1:] for key in PUBLISHED if key[0] == data] for data in ("100k", "1m")}
 SEVERAL = {"100k": _MODELS["100k"], "1m": [("sparse_fc", 2), ("autorec", 2)]}  # run on all splits
@@ -63,9 +69,9 @@ SINGLE = sorted(key for key in _MODELS["1m"] if key not in SEVERAL["1m"])  # run
 _BY_BOTH = (("sparse_fc", 2), ("autorec", 2), ("kernelnet", 1), ("kernelnet", 2))
 
 
-def title(data: str, model: str, hidden: int, optimizer: str | None = None) -> str:
+def title(data: str, model: str, hidden: int, optimizer: Optimizer | None = None) -> str:
     """The name of a way to train a model; without an optimizer by the model's own."""
-    optimizer = optimizer or OPTIMIZERS.get(model, "lbfgs")
+    optimizer = optimizer or OPTIMIZERS[model]
     return f"{data}, {model}({hidden})" + ("" if optimizer == "lbfgs" else f", {optimizer}")
 
 
@@ -78,7 +84,7 @@ class Setting:
     hidden: int
     l2: float
     rounds: int
-    optimizer: Literal["lbfgs", "rprop"] = "lbfgs"
+    optimizer: Optimizer = "lbfgs"
 
     @property
     def title(self) -> str:
@@ -156,7 +162,7 @@ def chosen(runs: Runs, key: tuple[str, str, int], train: Ratings) -> Setting:
     if key == ("1m", "sparse_fc", 2):
         return Setting(data, model, hidden, 60.0, 20)
     inner, scored = train.split(HELD_BACK, seed=99)
-    optimizer = OPTIMIZERS.get(model, "lbfgs")
+    optimizer = OPTIMIZERS[model]
     best: list[tuple[float, float, int]] = []
     for l2 in L2[key]:
         setting = Setting(data, model, hidden, l2, MOST_ROUNDS[key], optimizer)
@@ -210,7 +216,7 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
         names = [f"{title(data, model, hidden)}, split {i}" for i in range(5)]
         ours = mean_of(runs, names, "rmse")
         known = next((runs[name] for name in names if name in runs), None)
-        by = {"lbfgs": "L-BFGS", "rprop": "RPROP"}[OPTIMIZERS.get(model, "lbfgs")]
+        by = _SHOWN[OPTIMIZERS[model]]
         why = "" if known is None else f"λ₂ = {known['l2']:g}, {known['iterations']} iterations of {by}"
         what = f"ML-{data.upper()}, {model}({hidden}): RMSE"
         rows.append(at_most("K tab. 3", what, theirs, ours, lambda v: f"{v:.4f}", why))
@@ -232,9 +238,9 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
         folds = [(i, runs.get(f"{title('100k', model, hidden)}, split u{i}")) for i in range(1, 6)]
         text = ", ".join(f"u{i} {run['rmse']:.4f}" for i, run in folds if run)
         rows.append(Figure("–", f"ML-100K, {model}({hidden}): RMSE on the published splits", "–", text or None))
-    both = [(title("100k", *key, by), by) for key in _BY_BOTH for by in ("lbfgs", "rprop")]
-    found = [(name, by, runs.get(f"{name}, split 0")) for name, by in both]
-    text = ", ".join(f"{name.removesuffix(', rprop')[6:]} by {by} {run['rmse']:.4f}" for name, by, run in found if run)
+    both = [(model, hidden, by) for model, hidden in _BY_BOTH for by in _SHOWN]
+    found = [(*way, runs.get(f"{title('100k', *way)}, split 0")) for way in both]
+    text = ", ".join(f"{model}({hidden}) by {_SHOWN[by]} {run['rmse']:.4f}" for model, hidden, by, run in found if run)
     rows.append(Figure("–", "ML-100K, RMSE by L-BFGS and RPROP, first split", "–", text or None))
     return rows
 

@@ -22,7 +22,7 @@ def measure(runs: Runs) -> None:
     """Seed by seed, every way on both jobs."""
 
     def run(job: str, way: str, seed: int) -> Values:
-        how = ["--train", "fade=0"] if way == "at once" else ["--train", "fade=0.5", "--progressive", way]
+        how = [] if way == "at once" else ["--train", "fade=0.5", "--progressive", way]
         settings = [*_METHOD, *how]
         return {
             "test_error": test_error(job, settings, epochs=1 if runs.quick else EPOCHS, seed=seed, quick=runs.quick)

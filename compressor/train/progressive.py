@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Way = Literal["linear", "mollify", "cosine", "theseus"]  # None in its place: replaced at once
+Way = Literal["linear", "mollify", "cosine", "theseus"]
 
 _MEMORY = 0.99
 
@@ -26,7 +26,7 @@ _MEMORY = 0.99
 class Fading(nn.Module):
     """The original's block with a share of ``share``, else the structured one; without training the latter alone."""
 
-    def __init__(self, original: nn.Module, block: nn.Module, way: Way | None = "linear") -> None:
+    def __init__(self, original: nn.Module, block: nn.Module, way: Way = "linear") -> None:
         super().__init__()
         self.original = original
         self.block = block
@@ -47,7 +47,7 @@ class Fading(nn.Module):
 
 
 class Shares:
-    """The share of each of ``count`` blocks, from the input up, as time and loss go on."""
+    """The share of each of ``count`` blocks, from the input up, as time and loss go on; no way: nobody asks."""
 
     def __init__(self, way: Way | None, count: int) -> None:
         self.way = way
