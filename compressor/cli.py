@@ -19,6 +19,7 @@ from compressor.command import JOB, Job, Main
 from compressor.console import (
     Stop,
     describe_method,
+    describe_training,
     exported_json,
     exported_text,
     inspection_tables,
@@ -26,6 +27,7 @@ from compressor.console import (
     method_text,
     set_up_logging,
     showing_progress,
+    training_text,
 )
 from compressor.errors import CompressorError, one_line
 from compressor.options import (
@@ -305,6 +307,21 @@ def methods(as_json: bool, verbose: int, quiet: bool) -> None:
         _console().print(method_text(entry), highlight=False)
 
 
+@cli.command()
+@output_options
+def training(as_json: bool, verbose: int, quiet: bool) -> None:
+    """List the options of the training for --train with their defaults.
+
+    \b
+    Example:
+      compress training
+    """
+    if as_json:
+        click.echo(json.dumps(describe_training(), indent=2))
+    else:
+        _console().print(training_text(), highlight=False)
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that the user gave; the API's own defaults hold for the others."""
     return {name: value for name, value in options.items() if value is not None and value != ()}
@@ -324,6 +341,8 @@ def _recipe(path: str | None, **options: Any) -> Recipe:
     if "training" in asked:
         asked["training"] = dict(asked["training"])
     if "progressive" in asked:
+        if (other := asked.get("training", {}).get("progressive", asked["progressive"])) != asked["progressive"]:
+            raise click.UsageError(f"--progressive {asked['progressive']} and --train progressive={other}: give one")
         asked["training"] = {**asked.get("training", {}), "progressive": asked.pop("progressive")}
     if "input_shape" in asked:
         asked["input_shape"] = dict(asked["input_shape"])

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from compressor.export import Exported
     from compressor.inspection import Inspection
     from compressor.layers import Method
+    from compressor.settings import Settings
 
 LINE_SECONDS = 5.0  # between two progress lines where stderr is no terminal
 
@@ -206,10 +207,31 @@ def method_text(entry: Method) -> str:
     lines.append(
         f"    {_SIDE:,} to {_SIDE:,}: {cost['params']:,} parameters, {cost['macs']:,} MACs; dense {_SIDE**2:,}"
     )
-    for key, field in entry.layer.Config.model_fields.items():
+    return "\n".join([*lines, *_options("--set", entry.layer.Config, settings)])
+
+
+def training_text() -> str:
+    """The settings of the training."""
+    from compressor.training import Training
+
+    lines = [f"[bold]training[/bold]: {escape(Training.__doc__ or '')}"]
+    return "\n".join([*lines, *_options("--train", Training, Training().model_dump(mode="json"))])
+
+
+def describe_training() -> dict[str, Any]:
+    """The settings of the training as plain data, with their schema."""
+    from compressor.training import Training
+
+    return {"settings": Training().model_dump(mode="json"), "schema": Training.model_json_schema()}
+
+
+def _options(option: str, config: type[Settings], settings: Mapping[str, Any]) -> list[str]:
+    """One line for each of ``settings`` as ``option`` sets it."""
+    lines = []
+    for key, field in config.model_fields.items():
         value = json.dumps(settings[key]).strip('"')
-        lines.append(escape(f"    --set {key}={value}  {field.description or ''}".rstrip()))
-    return "\n".join(lines)
+        lines.append(escape(f"    {option} {key}={value}  {field.description or ''}".rstrip()))
+    return lines
 
 
 def costs(entry: Method) -> dict[str, int]:

@@ -37,6 +37,15 @@ class Distilled:
     best_epoch: int = 0
     stopped: str | None = None
 
+    @property
+    def note(self) -> str | None:
+        """What a user should know of a training that gave nothing."""
+        if not self.epochs or self.best_epoch or self.stopped is not None:
+            return None
+        if not all(map(math.isfinite, self.losses[1:])):
+            return f"the training diverged in epoch {self.epochs}, the layers are as fitted; try a smaller --train rate"
+        return f"no epoch of {self.epochs} was better than the layers as fitted; try a smaller --train rate"
+
 
 @contextlib.contextmanager
 def fading(student: nn.Module, teacher: nn.Module, entries: Sequence[Entry], how: Training) -> Iterator[list[Fading]]:
@@ -165,6 +174,13 @@ class _Run:
         counted, self.settled = self.settled, all(layer.is_settled for layer in self.layers)
         return not (counted and self.settled) or result.losses[-1] < result.losses[result.best_epoch]
 
+    def is_over(self, result: Distilled) -> bool:
+        """Whether no loss is left to fall, or patience is at its end: not while noise or fading blocks disturb."""
+        if result.epochs and not math.isfinite(result.losses[-1]):
+            return True
+        disturbed_epochs = math.ceil(self.how.disturbed_for * self.how.epochs)
+        return result.epochs - max(result.best_epoch, disturbed_epochs) >= self.how.patience
+
     def anneal(self, done: float) -> None:
         """Tell the structured layers how much of the training is done."""
         for layer in self.layers:
@@ -266,6 +282,8 @@ def distill(
         with layout, progress("distill", run.steps) as advance:
             advance(run.step)
             for epoch in range(start, how.epochs):
+                if run.is_over(result):
+                    break
                 result.stopped = limit.reason or run.train_epoch(epoch, faders, noisy, limit, advance)
                 result.losses.append(run.held_back_loss(held))
                 result.epochs = epoch + 1
@@ -273,7 +291,7 @@ def distill(
                     result.best_epoch, best = epoch + 1, _snapshot(student)
                 if checkpoint is not None and result.stopped is None:
                     _save(checkpoint, run, result, best)
-                if result.stopped is not None or epoch + 1 - result.best_epoch >= how.patience:
+                if result.stopped is not None:
                     break
         student.load_state_dict(best, strict=False)
     student.eval()
@@ -300,6 +318,7 @@ def _save(path: Path, run: _Run, result: Distilled, best: dict[str, Tensor]) -> 
         "step": run.step,
         "seen": [run.shares.first, run.shares.average],
         "random": torch.get_rng_state(),
+        "device_random": torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None,
         "result": {"epochs": result.epochs, "losses": result.losses, "best_epoch": result.best_epoch},
     }
     partial = path.with_name(path.name + ".partial")
@@ -324,5 +343,7 @@ def _resume(path: Path, run: _Run, result: Distilled) -> int:
     run.anneal(run.step / run.steps)
     run.settled = all(layer.is_settled for layer in run.layers)
     torch.set_rng_state(state["random"])
+    if state["device_random"] is not None:
+        torch.cuda.set_rng_state(state["device_random"], run.device)
     result.epochs, result.losses, result.best_epoch = (state["result"][k] for k in ("epochs", "losses", "best_epoch"))
     return result.epochs

@@ -152,7 +152,7 @@ job_options = _together(
         type=Setting(),
         multiple=True,
         help="An option of the training, as in --train rate=0.001, shift=2 (move images by up to 2 pixels) or "
-        "optimizer=lbfgs; a wrong name lists them. Repeatable.",
+        "optimizer=lbfgs; `compress training` lists them. Repeatable.",
     ),
     click.option(
         "--progressive",

@@ -29,6 +29,7 @@ from compressor.recipe import Recipe
 from compressor.report import Baseline, LayerRow, Report, Side, Stand, write_reports
 from compressor.report.pictures import write_pictures
 from compressor.sites import structured
+from compressor.train.noise import saturating
 from compressor.verify import verify
 from compressor_converters.folder import check_free, output_folder
 
@@ -223,6 +224,9 @@ def _deterministic(seed: int) -> Iterator[None]:
 def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | None) -> Candidate:
     """Fit and distill one method."""
     recipe = case.recipe
+    how = recipe.how()
+    if case.data is not None and how.epochs and how.noise is not None:
+        saturating(case.opened)  # refused before the fit, which takes long
     student = case.copy().to(recipe.device)
     teacher = case.opened.to(recipe.device)
     fitted = fit(
@@ -231,7 +235,6 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
     )  # fmt: skip
     candidate = Candidate(name, student, folder, fitted)
     entries = [result.entry for result in fitted if result.kept_because is None]
-    how = recipe.how()
     if case.data is not None and entries and how.epochs and (why := obstacle(student, case.data)) is not None:
         candidate.notes.append(f"not trained as a whole, only layer by layer: {why}")
     elif case.data is not None and entries and how.epochs and case.limit.reason is None:
@@ -239,6 +242,8 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
             student, teacher, entries, case.data, how, seed=recipe.seed, limit=case.limit, progress=case.progress,
             checkpoint=checkpoint,
         )  # fmt: skip
+        if candidate.distilled.note is not None:
+            candidate.notes.append(candidate.distilled.note)
     for where, layer in list(structured(student)):
         if (lean := layer.finished()) is not layer:
             replace(student, where, lean)

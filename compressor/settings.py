@@ -13,7 +13,7 @@ from compressor.errors import CompressorError, nearest
 class Settings(BaseModel):
     """A group of options; unknown names and values that do not fit are refused in one line."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def from_settings(cls, owner: str, settings: Mapping[str, Any]) -> Self:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -11,7 +12,7 @@ from torch import nn
 from compressor.data import Batch
 from compressor.layers.rates import parameter_groups
 from compressor.settings import Settings
-from compressor.train.noise import Kind
+from compressor.train.noise import NOISY_FOR, Kind
 from compressor.train.progressive import Way
 
 _ROUND = 50  # iterations of L-BFGS that count as one epoch
@@ -26,13 +27,17 @@ class Training(Settings):
     optimizer: Literal["adamw", "lbfgs", "rprop"] = Field(
         "adamw", description="lbfgs, rprop: for small data, whole at every step; an epoch of lbfgs is 50 iterations"
     )
-    rate: float = Field(2e-3, gt=0, description="of dense parameters; diagonals take 10 times as much")
-    weight_decay: float = Field(1e-4, ge=0, description="never on diagonals and biases")
+    rate: float = Field(
+        2e-3, gt=0, description="of dense parameters, diagonals take 10 times as much; rprop's first step; not of lbfgs"
+    )
+    weight_decay: float = Field(1e-4, ge=0, description="by adamw; never on diagonals and biases")
     warm_up: float = Field(0.05, ge=0, le=1, description="fraction over which the rate rises")
-    temperature: float = Field(4.0, gt=0, description="of the softmax in which the original is imitated")
+    temperature: float = Field(4.0, gt=0, description="of the softmax that is imitated, where labels name classes")
     label_share: float = Field(0.3, ge=0, le=1, description="of the loss, where there are labels")
     hint_share: float = Field(0.1, ge=0, description="of the loss: outputs of the replaced blocks")
-    blend: float = Field(0.5, ge=0, le=1, description="of the batches: examples blended in pairs, without labels")
+    blend: float = Field(
+        0.5, ge=0, le=1, description="of the batches: examples blended in pairs, without labels; lbfgs: 0 unless given"
+    )
     shift: int = Field(0, ge=0, description="pixels: images are moved by up to so many, each by its own")
     progressive: Way | None = Field(
         None,
@@ -48,10 +53,22 @@ class Training(Settings):
     held_back: float = Field(0.05, gt=0, lt=1, description="of the training data, to choose the best epoch by")
     held_back_most: int = Field(5000, ge=1, description="examples held back at most")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_function(cls, asked: Any) -> Any:
+        """L-BFGS compares gradients from epoch to epoch: they must be of the same examples."""
+        if isinstance(asked, Mapping) and asked.get("optimizer") == "lbfgs":
+            return {"blend": 0.0, **asked}
+        return asked
+
     @model_validator(mode="after")
     def _noise_is_for_steps(self) -> Self:
         if self.gradient_noise and self.is_full_batch:
             raise ValueError(f"gradient_noise is for adamw; {self.optimizer} takes its steps by exact gradients")
+        drawn = {"noise": self.noise, "progressive": self.way if self.way != "cosine" else None}
+        for name, value in drawn.items():
+            if value is not None and self.optimizer == "lbfgs":
+                raise ValueError(f"{name}={value} draws anew each time that lbfgs looks at a step; take adamw or rprop")
         return self
 
     @model_validator(mode="after")
@@ -64,6 +81,11 @@ class Training(Settings):
     def way(self) -> Way | None:
         """How the original's blocks fade out; None where all are replaced at once."""
         return self.progressive if self.fade else None
+
+    @property
+    def disturbed_for(self) -> float:
+        """Fraction over which noise or the original's blocks make the network another one than it will be."""
+        return max(self.fade if self.way is not None else 0.0, NOISY_FOR if self.noise is not None else 0.0)
 
     @property
     def is_full_batch(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from compressor.console import Lines, Stop, costs
 from compressor.errors import CompressorError
 from compressor.layers import methods
 from compressor.options import Duration, Setting, Shape
+from compressor.training import Training
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = dict(cli.commands)
@@ -63,7 +65,7 @@ def test_the_main_help_shows_every_option_of_the_main_job_once_and_every_sub_com
     assert sorted(set(rows)) == sorted(rows)
     for option in COMMANDS["MODEL"].params:
         assert not isinstance(option, click.Option) or option.opts[-1] in out
-    for name in ("inspect", "compare", "bench", "report", "methods"):
+    for name in ("inspect", "compare", "bench", "report", "methods", "training"):
         assert f"\n  {name} " in out
 
 
@@ -143,6 +145,18 @@ def test_the_way_to_fade_is_an_option_of_the_training() -> None:
         _recipe(None, model="m.pt", progressive="slowly").how()
     with pytest.raises(CompressorError, match=r"fade=0.5 needs a way: progressive=linear"):
         _recipe(None, model="m.pt", training=(("fade", "0.5"),)).how()
+    with pytest.raises(click.UsageError, match="--progressive linear and --train progressive=cosine: give one"):
+        _recipe(None, model="m.pt", progressive="linear", training=(("progressive", "cosine"),))
+
+
+def test_the_options_of_the_training_are_listed_with_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "training")
+    assert status == 0
+    found = json.loads(run(capsys, "training", "--json")[1])
+    assert list(found["settings"]) == list(Training.model_fields)
+    for name, field in Training.model_fields.items():
+        assert f"--train {name}=" in out
+        assert (field.description or "").split(":")[0].split("(")[0][:30] in " ".join(out.split())
 
 
 def test_unless_a_way_is_asked_for_all_is_replaced_at_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +21,7 @@ from compressor.errors import CompressorError
 from compressor.fit import fit, put
 from compressor.layers import method
 from compressor.plan import make_plan
-from compressor.progress import Limit, silent
+from compressor.progress import Limit, Stage, silent
 from compressor.sites import find_runs, find_sites, structured
 from compressor.train.noise import Disturbed, NoisyActivation
 from compressor.train.progressive import Fading, Shares
@@ -317,3 +318,71 @@ def test_noise_on_gradients_moves_the_result_and_is_for_steps_only(teacher: nn.M
     assert plain[1] != noisy[1]
     with pytest.raises(CompressorError, match="gradient_noise is for adamw"):
         Training.from_settings("training", {"optimizer": "lbfgs", "gradient_noise": 0.1})
+
+
+def test_patience_waits_until_noise_and_fading_are_over(teacher: nn.Module, inputs: Tensor) -> None:
+    _, plain = distilled(teacher, inputs, epochs=10, patience=1, rate=30.0)
+    assert len(plain) == 2  # before training, and one epoch that was no better
+    _, faded = distilled(teacher, inputs, epochs=10, patience=1, rate=30.0, progressive="linear", fade=0.5)
+    assert len(faded) == 7
+    squashed = nn.Sequential(nn.Linear(20, 31), nn.Tanh(), nn.Linear(31, 29), nn.Tanh(), nn.Linear(29, 17)).eval()
+    _, noisy = distilled(squashed, inputs, epochs=10, patience=1, rate=30.0, noise="nani")
+    assert len(noisy) == 10  # noise ends with epoch 8
+
+
+def test_a_run_that_patience_ended_is_not_trained_on_when_taken_up_again(
+    teacher: nn.Module, inputs: Tensor, tmp_path: Path
+) -> None:
+    how = {"epochs": 10, "patience": 1, "rate": 30.0}
+    once, losses = distilled(teacher, inputs, checkpoint=tmp_path / "state", **how)
+    again, more = distilled(teacher, inputs, checkpoint=tmp_path / "state", **how)
+    assert more == losses
+    assert all(torch.equal(a, b) for a, b in zip(once.parameters(), again.parameters(), strict=True))
+
+
+def test_a_training_that_gave_nothing_says_so(teacher: nn.Module, inputs: Tensor) -> None:
+    plan = make_plan(find_sites(teacher, (torch.zeros(2, 20),)), None, "svd", {"rank": 3}, target=("0", "2", "4"))
+    notes = []
+    for rate in (2e-3, 30.0, 1e37):
+        student, _ = fitted(teacher, inputs, {"rank": 3})
+        result = distill(
+            student, teacher, plan.replaced, as_dataset(inputs, ("x",)), Training(epochs=4, rate=rate), seed=0,
+            limit=Limit(), progress=silent,
+        )  # fmt: skip
+        notes.append(result.note)
+    assert notes[0] is None
+    assert notes[1] == "no epoch of 4 was better than the layers as fitted; try a smaller --train rate"
+    assert notes[2] == "the training diverged in epoch 1, the layers are as fitted; try a smaller --train rate"
+
+
+def test_lbfgs_takes_one_function_and_no_draws() -> None:
+    def train(**asked: object) -> Training:
+        return Training.from_settings("training", asked)
+
+    assert train(optimizer="lbfgs").blend == 0
+    assert train(optimizer="lbfgs", blend="0.3").blend == 0.3
+    assert train(optimizer="rprop").blend == train().blend == 0.5
+    assert train(optimizer="lbfgs", progressive="cosine").way == "cosine"
+    for drawn in ({"noise": "nah"}, {"progressive": "theseus"}, {"progressive": "mollify"}):
+        assert train(optimizer="rprop", **drawn).is_full_batch
+        with pytest.raises(CompressorError, match="draws anew each time that lbfgs looks"):
+            train(optimizer="lbfgs", **drawn)
+
+
+@pytest.mark.parametrize("name", ["rate", "temperature", "hint_share", "gradient_noise", "weight_decay"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_options_are_finite_numbers(name: str, value: str) -> None:
+    with pytest.raises(CompressorError, match=f"{name}.*finite number"):
+        Training.from_settings("training", {name: value})
+
+
+def test_noise_is_refused_before_the_fit_where_nothing_saturates(teacher: nn.Module, inputs: Tensor) -> None:
+    stages: list[str] = []
+
+    def progress(title: str, total: int | None = None) -> AbstractContextManager[Stage]:
+        stages.append(title)
+        return silent(title, total)
+
+    with pytest.raises(CompressorError, match="no module that saturates"):
+        compress(teacher, "svd", data=inputs, training={"noise": "nah"}, progress=progress)
+    assert "fit" not in stages

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.train import Annealing, GradientNoise, NoisyActivation, noisy_
-from compressor.train.noise import HARD_SIGMOID, HARD_TANH
+from compressor.train.noise import HARD_SIGMOID, HARD_TANH, Line
 
 KINDS = ["nan", "nah", "nani", "nanil", "nanis"]
 X = torch.linspace(-6, 6, 137)
@@ -125,6 +125,15 @@ def test_c_falls_with_the_root_of_the_steps() -> None:
     for _ in range(3 * 3600):
         annealing.step()
     assert model[1].c == 0.5
+
+
+def test_noise_pushes_towards_the_middle_of_a_line_that_is_not_centred_at_0() -> None:
+    activation = NoisyActivation("nah", Line(1.0, 0.0, 1.0, 3.0), c=30.0).eval()
+    y = activation(torch.tensor([0.5, 2.0, 3.5]))
+    hard = torch.tensor([1.0, 2.0, 3.0]) * 0.9 + torch.tensor([0.5, 2.0, 3.5]) * 0.1
+    assert y[0] > hard[0]
+    assert y[1] == hard[1]
+    assert y[2] < hard[2]
 
 
 def test_bad_requests_are_refused_in_one_line() -> None:

@@ -12,7 +12,7 @@ class GradientNoise:
     """Adds the noise to the gradients of ``parameters``: call `add_` between ``backward`` and the optimiser's step."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], eta: float = 0.01, gamma: float = 0.55) -> None:
-        if eta < 0 or gamma < 0:
+        if not (eta >= 0 and gamma >= 0):
             raise ValueError(f"eta and gamma must not be negative, not {eta}, {gamma}")
         self.parameters = list(parameters)
         self.eta = eta

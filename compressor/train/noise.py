@@ -32,7 +32,7 @@ _AT_OUTPUT = ("nan", "nah")
 _LEARNED = ("nan", "nah", "nanil")  # those with σ(x), and so with c and p
 _HALF_NORMAL_MEAN = math.sqrt(2 / math.pi)
 _FIRST_C, _LAST_C = 30.0, 0.5
-_NOISY_FOR = 0.8  # share of a training after which `disturbed` activations are themselves
+NOISY_FOR = 0.8  # share of a training after which `disturbed` activations are themselves
 _LEAK = 0.9  # α of nah; the others have no leak
 
 
@@ -44,6 +44,11 @@ class Line:
     offset: float
     low: float
     high: float
+
+    @property
+    def middle(self) -> float:
+        """Half way between the two clips."""
+        return (self.low + self.high) / 2
 
 
 HARD_TANH = Line(1.0, 0.0, -1.0, 1.0)
@@ -106,8 +111,8 @@ class NoisyActivation(nn.Module):
         else:
             drawn = torch.randn_like(x)
             size = self.deviation(x) * (drawn.abs() if half else drawn)
-        inwards = self.alpha <= 1  # d(x) = −sgn(x) where sgn(1 − α) is 1
-        return torch.where((x >= 0) == inwards, y - size, y + size)
+        inwards = self.alpha <= 1  # d(x) = −sgn(x) where sgn(1 − α) is 1; x counts from the middle of the line
+        return torch.where((self._line(x) >= self.line.middle) == inwards, y - size, y + size)
 
     def extra_repr(self) -> str:
         return f"{self.noise}, {self.line}, c={self.c:g}, alpha={self.alpha:g}"
@@ -136,12 +141,12 @@ def noisy_(
     as functions, and those inside ``nn.LSTM`` and the like, are not modules and stay; CompressorError where there is
     nothing to swap.
     """
-    for name, line in _saturating(model):
+    for name, line in saturating(model):
         replace(model, name, NoisyActivation(kind, line, c=c, alpha=alpha, sigma=sigma))
     return model
 
 
-def _saturating(model: nn.Module) -> list[tuple[str, Line]]:
+def saturating(model: nn.Module) -> list[tuple[str, Line]]:
     """Name and line of each module that saturates; CompressorError where there is none to swap."""
     found = [(name, line) for name, module in model.named_modules() if (line := _line_of(module)) is not None]
     if not found:
@@ -169,9 +174,9 @@ class Disturbed(nn.Module):
 
     def at(self, done: float) -> None:
         """Let c fall as ``30 / √(t + 1)`` to 0.5 at four fifths of the training, of which ``done`` is over."""
-        self.is_noisy = done < _NOISY_FOR
+        self.is_noisy = done < NOISY_FOR
         steps = (_FIRST_C / _LAST_C) ** 2
-        self.noisy.c = max(_LAST_C, _FIRST_C / math.sqrt(1 + steps * done / _NOISY_FOR))
+        self.noisy.c = max(_LAST_C, _FIRST_C / math.sqrt(1 + steps * done / NOISY_FOR))
 
 
 @contextlib.contextmanager
@@ -182,7 +187,7 @@ def disturbed(model: nn.Module, kind: Kind | None) -> Iterator[Sequence[Disturbe
     """
     wrapped: list[tuple[str, Disturbed]] = []
     if kind is not None:
-        for name, line in _saturating(model):
+        for name, line in saturating(model):
             wrapped.append((name, Disturbed(model.get_submodule(name), NoisyActivation(kind, line))))
     for name, module in wrapped:
         replace(model, name, module)
