@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
+import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compressor.data import Batch, Dataset
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, reason
 from compressor.layers import replace
 from compressor.measure import first_output
 from compressor.plan import Entry
@@ -36,15 +38,16 @@ class Distilled:
     losses: list[float] = field(default_factory=list)  # on the held-back part, before and after each epoch
     best_epoch: int = 0
     stopped: str | None = None
+    notes: list[str] = field(default_factory=list)  # what a user should know
 
-    @property
-    def note(self) -> str | None:
-        """What a user should know of a training that gave nothing."""
+    def judge(self) -> None:
+        """Note a training that gave nothing."""
         if not self.epochs or self.best_epoch or self.stopped is not None:
-            return None
-        if not all(map(math.isfinite, self.losses[1:])):
-            return f"the training diverged in epoch {self.epochs}, the layers are as fitted; try a smaller --train rate"
-        return f"no epoch of {self.epochs} was better than the layers as fitted; try a smaller --train rate"
+            return
+        found = f"no epoch of {self.epochs} was better than the layers as fitted"
+        if not math.isfinite(self.losses[-1]):
+            found = f"the training diverged in epoch {self.epochs}, the layers are as fitted"
+        self.notes.append(f"{found}; try more epochs or a smaller --train rate")
 
 
 @contextlib.contextmanager
@@ -138,20 +141,24 @@ class _Run:
         self.noise = GradientNoise(noisy, how.gradient_noise) if how.gradient_noise else None
         labels = train.head(1).labels
         self.classes = labels is not None and not labels.is_floating_point()
+        self.origin = _fingerprint(teacher)
 
     def loss(self, batch: Batch, *, hints: bool) -> Tensor:
         """The loss of ``batch``; with ``hints`` the outputs of the replaced blocks count too."""
-        inputs = tuple(x.to(self.device) for x in batch.inputs)
         labels = None if batch.labels is None else batch.labels.to(self.device)
         entries = self.entries if hints else ()
         theirs, ours = [entry.sites[-1] for entry in entries], [entry.name for entry in entries]
         with _outputs(self.teacher, theirs) as wanted, _outputs(self.student, ours) as got:
             with torch.no_grad():
-                aim = first_output(self.teacher(*inputs))
-            loss = _whole_loss(first_output(self.student(*inputs)), aim, labels, self.how, self.classes)
+                aim = first_output(self.teacher(*self._inputs(batch)))
+            loss = _whole_loss(first_output(self.student(*self._inputs(batch))), aim, labels, self.how, self.classes)
             for their, our in zip(theirs, ours, strict=True):
                 loss = loss + self.how.hint_share / len(ours) * _hint(got[our], wanted[their])
         return loss
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Copies: a network may change its inputs in place."""
+        return tuple(x.to(self.device, copy=True) for x in batch.inputs)
 
     def penalty(self) -> Tensor:
         """What the structured layers add to the loss by themselves."""
@@ -273,15 +280,16 @@ def distill(
         if run.classes:
             _check_labels(teacher, data)
         best = _snapshot(student)
-        start = _resume(checkpoint, run, result) if checkpoint is not None else 0
-        if start:
-            best = _load(checkpoint)["best"] if checkpoint else best
+        found = _read(checkpoint, run, result)
+        if found is not None:
+            best = found["best"]
+            _take_up(found, run, result)
         else:
             result.losses.append(run.held_back_loss(held))
         layout = channels_last((student, teacher), lambda: run.rehearse(data.head(2)))
         with layout, progress("distill", run.steps) as advance:
             advance(run.step)
-            for epoch in range(start, how.epochs):
+            for epoch in range(result.epochs, how.epochs):
                 if run.is_over(result):
                     break
                 result.stopped = limit.reason or run.train_epoch(epoch, faders, noisy, limit, advance)
@@ -295,6 +303,7 @@ def distill(
                     break
         student.load_state_dict(best, strict=False)
     student.eval()
+    result.judge()
     return result
 
 
@@ -312,6 +321,7 @@ def _snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 def _save(path: Path, run: _Run, result: Distilled, best: dict[str, Tensor]) -> None:
     state = {
+        "origin": run.origin,
         "student": _snapshot(run.student),
         "best": best,
         "optimizer": run.optimizer.state_dict(),
@@ -322,20 +332,29 @@ def _save(path: Path, run: _Run, result: Distilled, best: dict[str, Tensor]) -> 
         "result": {"epochs": result.epochs, "losses": result.losses, "best_epoch": result.best_epoch},
     }
     partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    try:
+        torch.save(state, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+        partial.unlink(missing_ok=True)
+        note = f"the training could not be kept to be taken up again: {reason(error)}"
+        result.notes += [note] if note not in result.notes else []
 
 
-def _load(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    return state
+def _read(path: Path | None, run: _Run, result: Distilled) -> dict[str, Any] | None:
+    """The state kept in ``path``; None where there is none of this network, or none that can be read."""
+    if path is None or not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        return state if state["origin"] == run.origin else None
+    except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        result.notes.append(f"the training began anew, what was kept of it could not be read: {reason(error)}")
+        return None
 
 
-def _resume(path: Path, run: _Run, result: Distilled) -> int:
-    """Take up the state in ``path`` if there is one; the number of epochs done."""
-    if not path.exists():
-        return 0
-    state = _load(path)
+def _take_up(state: dict[str, Any], run: _Run, result: Distilled) -> None:
+    """Go on from ``state``."""
     run.student.load_state_dict(state["student"], strict=False)
     run.optimizer.load_state_dict(state["optimizer"])
     run.step = state["step"]
@@ -346,4 +365,12 @@ def _resume(path: Path, run: _Run, result: Distilled) -> int:
     if state["device_random"] is not None:
         torch.cuda.set_rng_state(state["device_random"], run.device)
     result.epochs, result.losses, result.best_epoch = (state["result"][k] for k in ("epochs", "losses", "best_epoch"))
-    return result.epochs
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """Of all numbers of ``model``: the recipe does not know them where code made it."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

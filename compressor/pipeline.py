@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import glob
 import os
 import shutil
 import tempfile
@@ -195,7 +196,7 @@ def _checkpoint(output: str | Path | None, recipe: Recipe) -> Path | None:
 
 def _forget(checkpoint: Path) -> None:
     """Remove the checkpoints of all runs that had this output."""
-    for file in checkpoint.parent.glob(checkpoint.name.rpartition("-")[0] + "-*"):
+    for file in checkpoint.parent.glob(glob.escape(checkpoint.name.rpartition("-")[0]) + "-*"):
         file.unlink(missing_ok=True)
 
 
@@ -242,8 +243,7 @@ def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | N
             student, teacher, entries, case.data, how, seed=recipe.seed, limit=case.limit, progress=case.progress,
             checkpoint=checkpoint,
         )  # fmt: skip
-        if candidate.distilled.note is not None:
-            candidate.notes.append(candidate.distilled.note)
+        candidate.notes += candidate.distilled.notes
     for where, layer in list(structured(student)):
         if (lean := layer.finished()) is not layer:
             replace(student, where, lean)

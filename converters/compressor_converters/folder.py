@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -18,6 +19,7 @@ from compressor_converters.safetensors_file import load_into, read_manifest
 # What a folder that we wrote holds, of a job (on a graph the parameters are in model.onnx) or of an export.
 _MARKS = ("recipe.yaml", "report.json")
 EXPORTED = "export.json"
+_ROOM = 2**16  # bytes: a disk with less than this is full
 
 
 def check_free(path: Path, *, force: bool) -> None:
@@ -57,6 +59,10 @@ def output_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         _sync(staging)
         check_free(path, force=force)
         _publish(staging, target)
+    except Exception as error:
+        if _is_full(target.parent, error):
+            raise CompressorError(f"output {path}: the disk is full; make room, or name another with -o") from error
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if lock is not None:
@@ -70,6 +76,12 @@ def _publish(staging: Path, target: Path) -> None:
         os.rename(target, former)
     os.rename(staging, target)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def _is_full(folder: Path, error: Exception) -> bool:
+    """Whether ``error`` came from a full disk: libraries that write for us have errors of their own for it."""
+    ours = isinstance(error, CompressorError)
+    return getattr(error, "errno", None) == errno.ENOSPC or (not ours and shutil.disk_usage(folder).free < _ROOM)
 
 
 def _recover(path: Path) -> None:
