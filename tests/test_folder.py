@@ -108,10 +108,12 @@ def test_leftovers_of_a_killed_run_go_but_those_of_a_living_one_stay(tmp_path: P
 
 
 def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(tmp_path: Path) -> None:
-    with (
-        pytest.raises(CompressorError, match="out: the disk is full; make room, or name another with -o"),
-        output_folder(tmp_path / "out") as staging,
-    ):
+    with pytest.raises(CompressorError, match="out: the disk is full; make room, or name another with -o"):
+        _fill(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def _fill(folder: Path) -> None:
+    with output_folder(folder) as staging:
         (staging / "half").write_text("x")
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert not list(tmp_path.iterdir())
