@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -363,6 +364,32 @@ def test_two_threads_call_one_layer_while_it_is_described_anew() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_tables_live_until_a_call_ends_though_another_thread_puts_others_in_their_place() -> None:
+    layer = method("acdc").layer(1024, 1024, bias=False, depth=12).requires_grad_(False)
+    x = torch.randn(1024, 1024)
+    calling = threading.Semaphore(0)
+    lived: list[bool] = []
+
+    def put_another() -> None:
+        for _ in range(10):
+            calling.acquire()
+            time.sleep(0.003)  # the kernel is at work
+            former = weakref.ref(layer.d)
+            layer.d = nn.Parameter(layer.d.clone(), requires_grad=False)
+            lived.append(former() is not None)
+
+    other = threading.Thread(target=put_another)
+    other.start()
+    with torch.no_grad():
+        for _ in range(10):
+            for _ in range(4):  # now it is known
+                layer(x)
+            calling.release()
+            layer(x)
+    other.join()
+    assert any(lived)
 
 
 def test_an_error_of_the_library_is_said_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,9 +210,12 @@ static PyObject* run(const Known* known, PyObject* x, int64_t* wanted) {
     Py_DECREF(y);
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
   }
+  PyObject* held[MOST_TABLES]; /* another thread may put other tensors into the layer, these must not be freed */
+  for (Py_ssize_t i = 0; i < known->count; i++) held[i] = Py_XNewRef(referent(known->references[i]));
   PyThreadState* state = rows * known->columns > SMALL ? PyEval_SaveThread() : NULL;
   const int error = known->forward(known->description, from, to, rows, known->columns, known->outputs, threads, NULL);
   if (state) PyEval_RestoreThread(state);
+  for (Py_ssize_t i = 0; i < known->count; i++) Py_XDECREF(held[i]);
   if (!error) return y;
   Py_DECREF(y);
   PyObject* said = PyObject_CallFunction(check, "i", error);  /* raises */
