@@ -18,12 +18,12 @@ RESULTS = Path(__file__).resolve().parent / "results"
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 
 
-def parser(description: str | None, *, quick: str) -> argparse.ArgumentParser:
-    """The options that every benchmark takes; ``quick`` says what it leaves out for ``--quick``."""
+def parser(description: str | None, *, quick: str, seed: str | None = None) -> argparse.ArgumentParser:
+    """The options that every benchmark takes; ``quick`` and ``seed`` say what these two do."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help=quick)
     options.add_argument("--json", action="store_true", help="print the result as JSON")
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0, help=seed)
     return options
 
 

@@ -9,19 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 from classification import error, flat, mnist, outputs, shifted, train
-from denil import KINDS, fine_tune, learned, predicted, pretrained
-from experiment import Figure, Runs, at_most, mean_of, percent
+from denil import KINDS, SHARES, fine_tune, learned, predicted, pretrained
+from denil import figures as denil_figures
+from experiment import Figure, Mean, Runs, at_most, lowest, mean_of, percent
 from kernel_dimensions import network as kernel_network
 from kernel_grids import network as grid_network
 from lenet import HEADS, PAST, network, weights
+from noise_curves import figures as noise_figures
 from page import page
 from parity import SMALL, strings
 from parity import learn as learn_parity
 from recovery import between, cascade, fourier, problem, recover_complex, solve, whitened
 from shapes import agrees, counts
-from three_ways import replaced
+from three_ways import LOW_RANK, METHODS, WAYS, lenet, replaced
+from three_ways import figures as three_ways_figures
 from torch import nn
-from unique_elements import Counter, sequences
+from unique_elements import PUBLISHED, Counter, sequences
+from unique_elements import figures as unique_figures
 from zoo import CaffeLeNet
 
 from compressor.layers import method
@@ -67,7 +71,56 @@ def test_a_figure_is_reached_by_the_mean_over_the_runs_that_there_are() -> None:
     assert mean.error == pytest.approx(0.01)
     assert at_most("M", "x", 0.02, mean, percent) == Figure("M", "x", "2.00%", "2.00% ± 1.00% (2 runs)", True)
     assert at_most("M", "x", 0.019, mean, percent).reached is False
+    assert [at_most("M", "x", most, mean, percent, "why", "tried").why for most in (0.02, 0.019)] == [
+        "why",
+        "why; tried",
+    ]
     assert at_most("M", "x", 0.02, None, percent) == Figure("M", "x", "2.00%", None)
+
+
+def test_a_run_that_is_kept_with_another_seed_says_so(capsys: pytest.CaptureFixture) -> None:
+    runs = Runs(seed=5, found={"a": {"seed": 0, "error": 0.5}})
+    assert runs.take("a", dict)["error"] == 0.5
+    assert "a: kept with seed 0, not made with 5" in capsys.readouterr().err
+    runs.take("a", dict, seed=0)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_lowest_mean_ties_with_those_within_the_standard_error_of_the_difference() -> None:
+    means = {"a": Mean(1.0, 0.3, 3), "b": Mean(1.5, 0.4, 3), "c": Mean(1.51, 0.4, 3)}
+    assert lowest(means) == "lowest: 'a' (a tie within a standard error: 'b')"
+    assert lowest({name: means[name] for name in "ac"}) == "lowest: 'a'"
+
+
+def test_a_noisy_curve_is_below_another_only_by_more_than_the_standard_error() -> None:
+    def rows(nan: float) -> Figure:
+        ends = {"tanh": 0.06, "hard-tanh": 0.05, "nan": nan}
+        runs = {
+            f"{kind}, seed {seed}": {"curve": [1.0, end + 0.001 * (seed - 1)], "train_nll": end - 0.01}
+            for kind, end in ends.items()
+            for seed in range(3)
+        }
+        return noise_figures(runs)[0]
+
+    error = 0.001 / 3**0.5
+    tie, below, above = (rows(0.05 - by * 2**0.5 * error) for by in (0.9, 1.1, -1.1))
+    assert [row.reached for row in (tie, below, above)] == [False, True, False]
+    assert ["a tie with hard-tanh" in row.why for row in (tie, below, above)] == [True, False, False]
+    assert "hard-tanh 0.0500 ± 0.0006 (3 runs)" in tie.ours
+    assert "hard-tanh 0.0400" in tie.why  # without noise
+
+
+def test_the_counting_table_says_whether_annealing_helps_and_how_many_plain_runs_hardly_trained() -> None:
+    errors = {"plain": (0.5, 0.6, 0.6), "nan": (0.2,) * 3, "nan, annealed": (0.3,) * 3, "nanil, annealed": (0.1,) * 3}
+    assert set(errors) == set(PUBLISHED)
+    runs = {
+        f"{kind}, seed {seed}": {"test_error": found[seed], "commonest_error": 0.6}
+        for kind, found in errors.items()
+        for seed in range(3)
+    }
+    order, by = unique_figures(runs)[-2:]
+    assert (order.what, order.reached) == ("annealed NAN below NAN", False)
+    assert "of 3 plain runs 2 hardly trained" in by.why
 
 
 def test_the_page_of_results_is_what_the_scripts_make_of_them() -> None:
@@ -259,7 +312,46 @@ def test_svd_of_half_the_rank_keeps_most_of_the_trained_lenet_and_a_random_start
     assert all(torch.equal(a, b) for a, b in zip(state, teacher.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("tuned", "reached"), [(0.05, True), (0.07, False)])
+def test_most_is_won_back_when_it_is_half_of_what_fitting_lost(tuned: float, reached: bool) -> None:
+    errors = {"scratch": 0.02, "fitted": 0.11, "fine-tuned": tuned, "distilled": 0.02}
+    runs = {
+        f"mnist, {name}, {way}, seed 0": {"test_error": errors[way]} for name in [*METHODS, LOW_RANK] for way in WAYS
+    } | {"mnist, teacher, seed 0": {"test_error": 0.01}}
+    rows = {row.what: row.reached for row in three_ways_figures(runs)}
+    assert rows["mnist, svd-half: error"] is reached
+    assert rows["mnist, acdc: error"] is True  # from scratch is as good
+
+
+def test_a_network_from_scratch_is_the_same_whatever_was_drawn_before_it() -> None:
+    torch.manual_seed(0)
+    teacher, x = lenet(), torch.rand(20, 1, 28, 28)
+    found = []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        found.append(replaced(LOW_RANK, copy.deepcopy(teacher), x, "scratch", 3).state_dict())
+    for name, values in found[0].items():
+        torch.testing.assert_close(values, found[1][name], rtol=0, atol=0)
+
+
 # --- 5: predicted parameters ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*KINDS][:3])
+def test_kernels_beat_random_features_only_if_every_kernel_does(kind: str) -> None:
+    errors = dict.fromkeys(KINDS, 0.02) | {"gaussian": 0.03, "identity": 0.10, "low rank": 0.05}
+
+    def reached() -> list[bool | None]:
+        runs = {
+            f"{name}, {share:.0%}" + ("" if name == "low rank" else ", J = 1"): {"test_error": error}
+            for name, error in errors.items()
+            for share in SHARES
+        }
+        return [row.reached for row in denil_figures(runs)[2:]]
+
+    assert reached() == [True] * len(SHARES)
+    errors[kind] = 0.04
+    assert reached() == [False] * len(SHARES)
 
 
 @pytest.mark.slow
