@@ -4,7 +4,9 @@ Runs ``compress compare`` as a user would and writes ``benchmarks/results/caffe_
 get ACDC's own number of parameters; the presets keep theirs. ``--every`` takes every method there is, at ACDC's default
 size or its own smallest, and writes ``caffe_lenet_every.json``. ``--onnx`` starts from ``lenet.onnx``, without the
 network's source, ONNX in and ONNX out: ACDC and SVD at its size, convolutions as they are (``caffe_lenet_onnx.json``).
-Needs the data folder (``COMPRESSOR_DATA``, default ``../shared/data``). Nothing is chosen by the test images.
+Needs the data folder (``COMPRESSOR_DATA``, default ``../shared/data``). No run chooses anything by the test images; but
+two defaults of the command, permutations by blocks and layers replaced at once, were chosen by test errors of this
+network and another (``papers/permutation.py``, ``papers/progressive.py``).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from experiment import Figure, Mean, Runs, at_most, lowest, mean_of, percent
 from kernel_dimensions import network as kernel_network
 from kernel_grids import network as grid_network
 from lenet import HEADS, PAST, network, weights
+from movielens import figures as movielens_figures
 from noise_curves import figures as noise_figures
 from page import page
 from parity import SMALL, strings
@@ -121,6 +122,27 @@ def test_the_counting_table_says_whether_annealing_helps_and_how_many_plain_runs
     order, by = unique_figures(runs)[-2:]
     assert (order.what, order.reached) == ("annealed NAN below NAN", False)
     assert "of 3 plain runs 2 hardly trained" in by.why
+
+
+def test_films_name_the_first_split_alone_and_when_weights_are_zero() -> None:
+    def run(rmse: float, *densities: float) -> dict:
+        last = densities[-1]
+        return {"rmse": rmse, "l2": 60.0, "iterations": 150, "curve": [rmse], "densities": densities, "density": last}
+
+    runs = {
+        "1m, sparse_fc(2), split 0": run(0.83, 1.0, 0.9, 0.8), "1m, sparse_fc(2), split 1": run(0.84, 1.0, 1.0, 1.0),
+        "1m, autorec(2), split 0": run(0.81, 1.0), "1m, autorec(2), split 1": run(0.83, 1.0),
+        "1m, sparse_fc(2), rprop, split 0": run(0.825, 0.7), "100k, sparse_fc(2), split 0": run(0.9, 1.0),
+        "1m, kernelnet(1), rprop, split 0": run(0.9, 1.0),
+        "1m, kernelnet(1), rprop, held back, λ₂ = 30": {"curve": [0.95, 0.92]},
+    }  # fmt: skip
+    why = {row.what: row.why for row in movielens_figures(runs)}
+    assert "first split alone, where the choice saw none of the test ratings: 0.8100" in why["ML-1M, autorec(2): RMSE"]
+    assert "nothing was chosen; first split alone: 0.8300; tried by hand" in why["ML-1M, sparse_fc(2): RMSE"]
+    assert why["ML-1M, kernelnet(1): RMSE"].endswith("on held-back ratings λ₂ = 30: 0.9200")
+    zeros = why["ML-1M, sparse_fc(2): MACs of the trained support"]
+    assert "first seen after 100, never iterations" in zeros
+    assert "100.0% by L-BFGS; by RPROP, first split: 2.29 M (70.0% not zero), RMSE 0.8250" in zeros
 
 
 def test_the_page_of_results_is_what_the_scripts_make_of_them() -> None:

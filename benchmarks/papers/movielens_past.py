@@ -96,7 +96,11 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
     """Both aims."""
     small = "1m, autorec(2), split 0, svd"
     mean, kept = mean_of(runs, [small], "rmse"), runs.get(small)
-    why = f"{kept['params']:,} numbers, compressed and trained for {kept['iterations']} iterations" if kept else ""
+    why = (
+        f"one split; {kept['params']:,} numbers, compressed and trained for {kept['iterations']} iterations"
+        if kept
+        else ""
+    )
     what = "ML-1M, a trained AutoRec(2) compressed to ≤ 0.7 M: RMSE, below KernelNet(2)"
     rows = [at_most("past K tab. 3", what, LEAST["autorec"], mean, lambda v: f"{v:.4f}", why)]
     whole, sparse = SOURCE.kept().found.get("1m, sparse_fc(2), split 0"), runs.get("1m, sparse_fc(2), split 0, pruned")

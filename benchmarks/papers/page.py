@@ -15,7 +15,8 @@ from run import experiments
 PAGE = Path(__file__).resolve().parent / "README.md"
 _HEAD = """# The sources' experiments
 
-Written by `make papers-readme` from `results/*.json`, which the scripts beside it left; nothing here is typed by hand.
+Written by `make papers-readme`: "ours" comes from `results/*.json`, which the scripts beside it left. What was tried by
+hand, and not kept, is named as such under "why".
 M: Moczulski 2019. K: Müller, Martel, Indiveri 2018. D: Denil et al. 2013. "± " is the standard error over the runs.
 A figure that nobody ran is "not run", and one that was not reached says so.
 `make papers` lists the experiments, `make papers RUN="shapes recovery"` runs some; a run that was broken off is taken

@@ -1,10 +1,11 @@
 """Deep parity: a 6-layer sigmoid MLP learns the parity of 40 bits when it is mollified, and not when it is plain.
 
-Moczulski 2019, figure 4.16: SGD with momentum 0.92, Glorot's start, a drawn from U[-2, 2]. What the source leaves open:
-how many strings there are and how wide the layers. No gradient method is known to learn the parity of random strings
-of 40 bits from other strings, so the curve is that of a fixed set which is learned by heart: here 1,000 strings of ±1,
-100 units, batches of 100. Kept: the loss on the set, and the error on it and on fresh strings. Smaller parities, of
-all strings of so many bits, stand beside it: those can be understood, and are what the tests run.
+Moczulski 2019, figure 4.16: SGD with momentum 0.92, Glorot's start, a drawn from U[-2, 2]. The source's rate is 1e-3;
+at that neither network learned anything here, so the rate is 0.3, with k = 300. What the source leaves open: how many
+strings there are and how wide the layers. No gradient method is known to learn the parity of random strings of 40 bits
+from other strings, so the curve is that of a fixed set which is learned by heart: here 1,000 strings of ±1, 100 units,
+batches of 100. Kept: the loss on the set, and the error on it and on fresh strings. Smaller parities, of all strings of
+so many bits, at a rate of 1, stand beside it: those can be understood, and are what the tests run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from experiment import Experiment, Figure, Runs, Values, main, mean_of
+from experiment import Experiment, Figure, Mean, Runs, Values, main, mean_of
 from torch import Tensor, nn
 
 from compressor.train import Mollification, Mollified, Skipped
@@ -20,6 +21,11 @@ from compressor.train import Mollification, Mollified, Skipped
 SEEDS = (0, 1, 2)
 LAYERS = 6
 FORTY = {"bits": 40, "width": 100, "rate": 0.3, "k": 300.0, "steps": 6000, "strings": 1000}
+_RATE = 1e-3  # the source's
+_TRIED = (
+    "tried by hand, one run at the source's rate (k = 300, seed 0, 6,000 steps): neither learns, mollified 50.2 %, "
+    "plain 47.7 %"
+)
 SMALL = {"bits": 3, "width": 24, "rate": 1.0, "k": 300.0, "steps": 1000, "strings": 0}
 
 
@@ -102,20 +108,33 @@ def measure(runs: Runs) -> None:
 def figures(runs: Mapping[str, Values]) -> list[Figure]:
     """The figure, and the small parity."""
     rows = []
-    for title in ("40 bits", "3 bits"):
-        plain, mollified = (
-            mean_of(runs, [f"{title}, {kind}, seed {seed}" for seed in SEEDS], "error")
+    for title, setting in (("40 bits", FORTY), ("3 bits", SMALL)):
+        (plain, plain_fresh), (mollified, mollified_fresh) = (
+            [
+                mean_of(runs, [f"{title}, {kind}, seed {seed}" for seed in SEEDS], key)
+                for key in ("error", "fresh_error")
+            ]
             for kind in ("plain", "mollified")
         )
         what = f"parity of {title}, 6 layers: error on the training strings"
-        if plain is None or mollified is None:
+        if not (plain and mollified and plain_fresh and mollified_fresh):
             rows.append(Figure("M fig. 4.16", what, "mollified learns, plain does not", None))
             continue
-        shown = f"mollified {mollified.shown(lambda v: f'{v:.1%}')}, plain {plain.shown(lambda v: f'{v:.1%}')}"
+        shown = _beside(mollified, plain)
         reached = mollified.mean < 0.1 and plain.mean > 0.4
-        why = "sizes are not given; a fixed set of strings" if title == "40 bits" else "all strings of so many bits"
+        why = f"rate {setting['rate']:g} where the source has {_RATE:g}, k = {setting['k']:g}; "
+        why += f"no sizes are given: {setting['width']} units, "
+        if setting["strings"]:
+            why += f"a fixed set of {setting['strings']:,} strings, learned by heart: error on fresh strings "
+            why += f"{_beside(mollified_fresh, plain_fresh)}; {_TRIED}"
+        else:
+            why += "all strings of so many bits"
         rows.append(Figure("M fig. 4.16", what, "mollified learns, plain does not", shown, reached, why))
     return rows
+
+
+def _beside(mollified: Mean, plain: Mean) -> str:
+    return f"mollified {mollified.shown(lambda v: f'{v:.1%}')}, plain {plain.shown(lambda v: f'{v:.1%}')}"
 
 
 EXPERIMENT = Experiment(8, "parity", "Deep parity: mollified and plain", 10, measure, figures)

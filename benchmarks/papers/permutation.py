@@ -2,14 +2,14 @@
 
 Two real jobs, the demo's convnet and the Caffe LeNet, each compressed by the command itself with several seeds. The
 source draws its permutations at random, once; by blocks a single row takes less time (`benchmarks/kernels_cpu.py`). The
-default is the one that is the better trade.
+default, by blocks, is the better trade: it was chosen by that time and by the test errors of these very runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiment import Experiment, Figure, Runs, Values, main, mean_of
+from experiment import Experiment, Figure, Runs, Values, lowest, main, mean_of
 from jobs import JOBS, test_error
 
 PERMUTATIONS = ("random", "block", "none")
@@ -40,8 +40,11 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
             kind: mean_of(runs, [f"{job}, {kind}, seed {seed}" for seed in SEEDS], "test_error")
             for kind in PERMUTATIONS
         }
-        text = ", ".join(f"{kind} {mean.shown(lambda v: f'{v:.2%}')}" for kind, mean in found.items() if mean)
+        known = {kind: mean for kind, mean in found.items() if mean}
+        text = ", ".join(f"{kind} {mean.shown(lambda v: f'{v:.2%}')}" for kind, mean in known.items())
         why = f"depth {DEPTH}, {EPOCHS} epochs"
+        if known:
+            why += f"; {lowest(known)}; the command's default, block, was chosen by these test errors, and by time"
         rows.append(Figure("M 3.5", f"{job}, ACDC by its permutations: error", "random", text or None, None, why))
     return rows
 
