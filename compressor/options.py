@@ -176,7 +176,21 @@ output_options = _together(
     click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
 )
 
+
+def _named(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse an empty name, as of a shell's variable that is not set."""
+    if value == "":
+        raise click.BadParameter("the name is empty; give one, or leave the option out")
+    return value
+
+
 folder_options = _together(
-    click.option("-o", "--output", type=click.Path(), help="Folder to write. Default: MODEL-METHOD in this folder."),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        callback=_named,
+        help="Folder to write. Default: MODEL-METHOD in this folder.",
+    ),
     click.option("--force", is_flag=True, help="Replace the output folder if it exists."),
 )

@@ -117,3 +117,23 @@ def _fill(folder: Path) -> None:
     with output_folder(folder) as staging:
         (staging / "half").write_text("x")
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 240, f"{'x' * 300}/out"])
+def test_a_name_that_is_too_long_for_the_system_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CompressorError, match=r"output .*name another with -o"):
+        check_free(tmp_path / name, force=False)
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused_in_one_line() -> None:
+    place = Path("/proc/x")
+    with pytest.raises(CompressorError, match=f"output {place}: .*cannot be written"), output_folder(place):
+        pass
+
+
+def test_what_a_killed_run_left_is_removed_whatever_letters_are_in_the_name(tmp_path: Path) -> None:
+    for name in ("out[1]", "out1"):
+        (tmp_path / f".{name}.partial-0").mkdir()
+    with output_folder(tmp_path / "out[1]"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out1.partial-0", "out[1]"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import secrets
 import shutil
@@ -20,10 +21,30 @@ from compressor_converters.safetensors_file import load_into, read_manifest
 _MARKS = ("recipe.yaml", "report.json")
 EXPORTED = "export.json"
 _ROOM = 2**16  # bytes: a disk with less than this is full
+_LONGEST = 200  # bytes of a name: file systems take 255, and staging folders and checkpoints have longer ones
 
 
 def check_free(path: Path, *, force: bool) -> None:
     """Refuse early what `output_folder` would refuse at the end."""
+    if len(os.fsencode(path.name)) > _LONGEST:
+        raise CompressorError(
+            f"output {path}: its name has more than {_LONGEST} bytes, which leaves no room for the names beside it;"
+            " name another with -o"
+        )
+    with _writing(path):
+        _check_place(path, force)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system refuses within it is said in one line about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise CompressorError(f"output {path}: cannot be written: {error.strerror}; name another with -o") from None
+
+
+def _check_place(path: Path, force: bool) -> None:
     _recover(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise CompressorError(f"output {path}: is not a folder; name another with -o")
@@ -49,10 +70,11 @@ def output_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """
     check_free(path, force=force)
     target = path.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
     staging = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
-    staging.mkdir()
+    with _writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        staging.mkdir()
     lock = _lock(staging)
     try:
         yield staging
@@ -97,7 +119,7 @@ def _recover(path: Path) -> None:
 
 def _sweep(target: Path) -> None:
     """Remove the staging folders of runs that are no longer alive: their lock is free."""
-    for leftover in target.parent.glob(f".{target.name}.partial-*"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
         lock = _lock(leftover)
         if lock is not None:
             shutil.rmtree(leftover, ignore_errors=True)
