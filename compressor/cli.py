@@ -29,7 +29,7 @@ from compressor.console import (
     showing_progress,
     training_text,
 )
-from compressor.errors import CompressorError, one_line
+from compressor.errors import GIVEN_UP, CompressorError, one_line
 from compressor.options import (
     data_options,
     folder_options,
@@ -402,7 +402,7 @@ def _status(run: Callable[[], Any]) -> int:
         click.echo(f"error: {one_line(error.format_message())} ({command} --help)", err=True)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        click.echo("given up; nothing was written", err=True)
+        click.echo(GIVEN_UP, err=True)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail too

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+GIVEN_UP = "given up; nothing was written"  # said of Ctrl-C, with exit status 130
+
 
 class CompressorError(Exception):
     """What was asked, what was found, what to do, in one line; the command prints it and exits with 2."""

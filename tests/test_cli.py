@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import signal
-from pathlib import Path
+import subprocess
+import sys
+import tomllib
 
 import click
 import pytest
+from conftest import ROOT, environment
 
 from compressor import __version__
 from compressor.cli import _given, _recipe, _status, cli
@@ -18,7 +21,7 @@ from compressor.layers import methods
 from compressor.options import Duration, Setting, Shape
 from compressor.training import Training
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = dict(cli.commands)
 
 
@@ -168,6 +171,26 @@ def test_giving_up_exits_130() -> None:
         raise KeyboardInterrupt
 
     assert _status(give_up) == 130
+
+
+LOADING = """
+import importlib, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "compressor.console":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+module, _, name = sys.argv.pop().partition(":")
+getattr(importlib.import_module(module), name)()
+"""
+
+
+def test_ctrl_c_while_the_command_is_still_being_loaded_is_one_line_too() -> None:
+    start = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]["compress"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, start], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "given up; nothing was written\n")
 
 
 def test_an_option_that_was_given_as_zero_is_passed_on() -> None:
