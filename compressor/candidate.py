@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compressor.case import Case
 from compressor.distill import Distilled
+from compressor.errors import CompressorError
 from compressor.fit import Fitted
 from compressor.layers import StructuredLayer
 from compressor.measure import (
@@ -201,6 +202,21 @@ def _graph_macs(case: Case, model: OnnxNetwork) -> int:
         elif isinstance(module, nn.Linear):
             total += site.macs
     return total
+
+
+def check_quality(case: Case) -> None:
+    """CompressorError where the report's figure of quality cannot be had: labels or a metric that do not fit."""
+    data, metric = case.eval_data, case.recipe.metric
+    if data is None or not data.has_labels:
+        if metric is not None:
+            found = "there is no data" if data is None else "the data has none"
+            raise CompressorError(f"--metric {metric} needs labels, and {found}; name them with --label-key")
+        return
+    original = _torch_runner(case.model)
+    try:
+        evaluate(original, data, metric, case.examples_at_once, batches=1)
+    except CompressorError:  # a metric of the user's own may need more than a few rows: each class, say
+        evaluate(original, data, metric, case.examples_at_once)
 
 
 def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], float] | None) -> dict[str, Any]:

@@ -111,6 +111,12 @@ def _check_labels(model: nn.Module, data: Dataset) -> None:
     with torch.no_grad():
         output = first_output(model(*(x.to(device) for x in data.head(2).inputs)))
     found = [batch.labels for batch in data.batches(4096) if batch.labels is not None]
+    if output.ndim == 2 and found[0].ndim != 1:
+        kind = str(found[0].dtype).removeprefix("torch.")
+        raise CompressorError(
+            f"the data's labels are {kind} of shape {tuple(found[0].shape[1:])} for each example, where a class is one"
+            " whole number; save them as floating-point numbers to train on them as values"
+        )
     labels = torch.cat([part.flatten() for part in found])
     low, high = int(labels.min()), int(labels.max())
     if output.ndim == 2 and not 0 <= low <= high < output.shape[1]:

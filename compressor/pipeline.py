@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.baselines import quantize_int8
-from compressor.candidate import Candidate, count, export, side, temporary_folder, time_all
+from compressor.baselines import INT8, quantize_int8
+from compressor.candidate import Candidate, check_quality, count, export, side, temporary_folder, time_all
 from compressor.case import Case, open_case, processor, threads, versions
 from compressor.distill import distill, obstacle
 from compressor.errors import CompressorError
@@ -27,6 +27,7 @@ from compressor.layers import method, replace
 from compressor.plan import Plan, layer_for
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
+from compressor.refusals import check_device, check_names, check_replayed, needs_example, refuse_empty
 from compressor.report import Baseline, LayerRow, Report, Side, Stand, write_reports
 from compressor.report.pictures import write_pictures
 from compressor.sites import structured
@@ -34,7 +35,6 @@ from compressor.train.noise import saturating
 from compressor.verify import verify
 from compressor_converters.folder import check_free, output_folder
 
-_INT8 = "int8"  # onnxruntime's own quantisation of the original: the one baseline that is not a method
 _CHECK_ROWS = 64
 
 
@@ -120,16 +120,21 @@ def run(
     started = time.monotonic()
     if recipe.stream:
         raise CompressorError("a streamed job gives no network in memory: call compressor.stream.stream")
+    check_names(recipe)
+    check_device(recipe.device)
     if output is not None:
         check_free(Path(output), force=force)
     with threads(recipe.threads), _deterministic(recipe.seed):
         case = open_case(
             recipe, model=model, data=data, eval_data=eval_data, unsafe=unsafe_load, progress=progress, stop=stop
         )
-        _needs_example(case)
+        needs_example(case)
+        if eval_fn is None:
+            check_quality(case)
         recipe = case.recipe
-        plan = recipe.plan or case.plan(recipe.method, recipe.settings)
-        _refuse_empty(case, plan, recipe.method)
+        plan = _plan(case)
+        refuse_empty(case, plan, recipe.method)
+        _check_baselines(case, plan)
         checkpoint = _checkpoint(output, recipe)
         with _destination(output, force) as (folder, keep):
             main = _build(case, recipe.method, plan, folder, checkpoint)
@@ -151,8 +156,9 @@ def plan_only(
 ) -> Report:
     """What `run` would do, counted from shapes alone; a model made by code is built without weights."""
     started = time.monotonic()
+    check_names(recipe)
     case = open_case(recipe, model=model, data=data, meta=True, unsafe=unsafe_load)
-    plan = recipe.plan or case.plan(recipe.method, recipe.settings)
+    plan = _plan(case)
     student = case.copy().to("meta")
     fitted = [Fitted(entry, kept_because=entry.kept_because) for entry in plan.entries]
     from compressor.fit import put
@@ -173,18 +179,13 @@ def compare(recipe: Recipe, methods: Sequence[str], **arguments: Any) -> Result:
     return run(recipe.model_copy(update={"method": first, "baselines": tuple(rest)}), **arguments)
 
 
-def _needs_example(case: Case) -> None:
-    if case.example is None:
-        names = ", ".join(case.loaded.input_names)
-        raise CompressorError(
-            f"the shape of the model's input is not known (inputs: {names}); give --data or --input-shape 1,..."
-        )
-
-
-def _refuse_empty(case: Case, plan: Plan, name: str) -> None:
-    if not plan.replaced:
-        reasons = "; ".join(f"{entry.name}: {entry.kept_because}" for entry in plan.entries[:3])
-        raise CompressorError(f"{name} replaces none of the {len(case.sites)} dense layers ({reasons})")
+def _plan(case: Case) -> Plan:
+    """The recipe's own plan, where it brings one, else one made for this network."""
+    recipe = case.recipe
+    if recipe.plan is None:
+        return case.plan(recipe.method, recipe.settings)
+    check_replayed(case, recipe.plan)
+    return recipe.plan
 
 
 def _checkpoint(output: str | Path | None, recipe: Recipe) -> Path | None:
@@ -262,14 +263,27 @@ def _draw(case: Case, candidate: Candidate) -> None:
         case.notes.append(f"pictures of the weights: {', '.join(files)}")
 
 
+def _check_baselines(case: Case, plan: Plan) -> None:
+    """Plan the baselines as far as they can be planned before the main candidate has its sizes for certain."""
+    blocks = {entry.name: layer_for(entry, case.sites) for entry in plan.replaced}
+    certain = all(block.is_sized for block in blocks.values())
+    for name in case.recipe.baselines:
+        if name != INT8 and (certain or method(name).settings):
+            _baseline_plan(case, name, {where: block.params() for where, block in blocks.items()})
+
+
+def _baseline_plan(case: Case, name: str, sizes: dict[str, int]) -> Plan:
+    """A preset at its own size, another method at ``sizes``, the main candidate's."""
+    plan = case.plan(name, {}, None if method(name).settings else sizes, window="auto")
+    refuse_empty(case, plan, name)
+    return plan
+
+
 def _baseline(case: Case, name: str, main: Candidate) -> Candidate:
     folder = temporary_folder(case, name)
-    if name == _INT8:
+    if name == INT8:
         return Candidate(name, None, folder)
-    entry = method(name)
-    budget = None if entry.settings else _sizes(main)
-    plan = case.plan(name, {}, budget, window="auto")
-    _refuse_empty(case, plan, name)
+    plan = _baseline_plan(case, name, _sizes(main))
     return _build(case, name, plan, folder, None)
 
 

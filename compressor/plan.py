@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from compressor.errors import CompressorError, nearest
 from compressor.layers import Method, StructuredLayer, build, method
@@ -22,7 +22,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sites: tuple[str, ...]
+    sites: tuple[str, ...] = Field(min_length=1)
     passed: tuple[str, ...] = ()  # activation modules inside the window; they become identities
     method: str | None = None
     config: dict[str, Any] = {}

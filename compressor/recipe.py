@@ -43,7 +43,7 @@ class Recipe(BaseModel):
     epochs: int | None = Field(None, ge=0)
     training: dict[str, Any] = Field(default_factory=dict, description="other options of the training")
     time_limit: float | None = Field(None, gt=0, description="seconds")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 32)  # epochs count on from a multiple of it, and torch takes 64 bits
     device: str = "cpu"
     threads: int | None = Field(None, ge=1)
     baselines: tuple[str, ...] = ()

@@ -173,10 +173,31 @@ REFUSALS = {
     "labels.npz": (*MODEL, "--data", "labels.npz"),
     "shorter.npz": (*MODEL, "--data", "shorter.npz"),
     "labels go from 0 to 3, the model gives 3 classes": (*MODEL, "--data", "classes.npz", "--method", "svd"),
+    "there is no method 'svdd'": (*JOB, "--baseline", "svdd"),
+    "acdc replaces none": (*JOB, "--target", "5", "--set", "rank=1", "--baseline", "acdc"),
+    "no method 'nope'; choose": ("compare", *MODEL, *DATA, "--methods", "svd,nope"),
+    "labels (90, 7) float32 do not fit": (*MODEL, "--data", "values.npz", "--method", "svd"),
+    "the metric nets.py:mlp raised TypeError": (*JOB, "--metric", "nets.py:mlp"),
+    "--metric accuracy needs labels": (*MODEL, "--data", "bare.npz", "--metric", "accuracy"),
+    "labels are int64 of shape (3,) for each example": (*MODEL, "--data", "several.npz", "--method", "svd"),
+    "--device nope: cannot be used": (*JOB, "--device", "nope"),
+    "--device cuda:99: cannot be used": (*JOB, "--device", "cuda:99"),
+    "--device hpu: cannot be used": (*JOB, "--device", "hpu"),
+    "--device meta: holds no numbers": (*JOB, "--device", "meta"),
+    "option seed": (*JOB, "--seed", str(1 << 70)),
+    "seed is not valid": (*JOB, "--recipe", "seed.yaml"),
+    "plan names no dense layer of this model: 'zzz'": (*MODEL, *DATA, "--recipe", "unknown.yaml"),
+    "plan names no module of this model: 'yyy'": (*MODEL, *DATA, "--recipe", "passed.yaml"),
+    "plan names '0' twice": (*MODEL, *DATA, "--recipe", "twice.yaml"),
+    "plan.entries.0.sites is not valid": (*MODEL, *DATA, "--recipe", "nothing.yaml"),
+    "the name is empty": (*JOB, "-o", ""),
+    "which leaves no room for the names beside it": (*JOB, "-o", "x" * 250),
     "acuracy": (*MODEL, *DATA, "--metric", "acuracy"),
     "missing.pth": ("missing.pth", "--arch", "nets.py:mlp"),
     "was compressed already": ("done/model.safetensors", "--arch", "nets.py:mlp"),
 }
+
+PLAN, ENTRY = "plan:\n  entries:\n", "  - {{method: svd, config: {{rank: 2}}, sites: {}}}\n"
 
 
 @pytest.mark.parametrize("said", REFUSALS)
@@ -189,6 +210,14 @@ def test_bad_input_is_one_clear_line_and_exit_2_and_nothing_is_written(
     np.savez(tiny.folder / "labels.npz", labels=np.zeros(5, np.int64))
     np.savez(tiny.folder / "shorter.npz", x=np.zeros((5, 24), np.float32), labels=np.zeros(4, np.int64))
     np.savez(tiny.folder / "classes.npz", x=np.ones((40, 24), np.float32), labels=np.arange(40) % 4)
+    x = np.random.default_rng(0).standard_normal((900, 24)).astype(np.float32)
+    np.savez(tiny.folder / "bare.npz", x=x)
+    np.savez(tiny.folder / "values.npz", x=x, labels=np.ones((900, 7), np.float32))
+    np.savez(tiny.folder / "several.npz", x=x, labels=x[:, :3] > 0)
+    (tiny.folder / "seed.yaml").write_text(f"seed: {1 << 70}\n")
+    for name, sites in {"unknown": "[zzz]", "nothing": "[]", "passed": "['0'], passed: [yyy]"}.items():
+        (tiny.folder / f"{name}.yaml").write_text(PLAN + ENTRY.format(sites))
+    (tiny.folder / "twice.yaml").write_text(PLAN + 2 * ENTRY.format("['0']"))
     before = sorted(path.name for path in tiny.folder.iterdir())
     arguments = REFUSALS[said]
     output = () if "-o" in arguments else ("-o", "refused")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -118,17 +119,32 @@ def _own_metric(metric: str | Metric) -> tuple[str, Metric]:
     return metric, import_callable(metric)
 
 
+def _own_value(name: str, metric: Metric, outputs: Tensor, labels: Tensor) -> float:
+    from compressor_converters.arch import said
+
+    try:
+        return float(metric(outputs, labels))
+    except Exception as error:  # the user's code: any kind
+        given = f"outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}"
+        raise CompressorError(
+            f"the metric {name} raised {said(error)} for {given}; write it as f(outputs, labels) -> float"
+        ) from error
+
+
 @torch.no_grad()
-def evaluate(run: Run, data: Dataset, metric: str | Metric | None, batch_size: int = 256) -> Quality:
+def evaluate(
+    run: Run, data: Dataset, metric: str | Metric | None, batch_size: int = 256, *, batches: int | None = None
+) -> Quality:
     """How well ``run`` does on ``data``, by a metric's name, ``module:callable`` or ``f(outputs, labels) -> float``.
 
     By default the accuracy where labels are whole numbers and outputs scores of classes, else the mean squared
-    error. A metric of the user's own gets all outputs and all labels at once, on the CPU.
+    error. A metric of the user's own gets all outputs and all labels at once, on the CPU. With ``batches`` only so
+    many are looked at.
     """
     name, own = (metric, None) if metric is None or metric in _METRICS else _own_metric(metric)
     total, terms, examples = 0.0, 0, 0
     kept: list[tuple[Tensor, Tensor]] = []
-    for batch in data.batches(batch_size):
+    for batch in islice(data.batches(batch_size), batches):
         if batch.labels is None:
             raise CompressorError(f"the metric {name or 'accuracy'} needs labels, and the data has none")
         outputs, labels = run(batch.inputs).detach().cpu(), batch.labels.cpu()
@@ -143,7 +159,7 @@ def evaluate(run: Run, data: Dataset, metric: str | Metric | None, batch_size: i
         terms += values.numel()
     if own is not None:
         outputs, labels = (torch.cat(parts) for parts in zip(*kept, strict=True))
-        return Quality(str(name), float(own(outputs, labels)), None, examples)
+        return Quality(str(name), _own_value(str(name), own, outputs, labels), None, examples)
     chosen = _METRICS[str(name)]
     return Quality(str(name), chosen.finish(total / max(1, terms)), chosen.higher_is_better, examples)
 

@@ -1,0 +1,61 @@
+"""What a job refuses before its work begins, so that a slip in an option costs no training."""
+
+from __future__ import annotations
+
+import torch
+
+from compressor.baselines import INT8
+from compressor.case import Case
+from compressor.errors import CompressorError, reason
+from compressor.layers import method
+from compressor.plan import Plan
+from compressor.recipe import Recipe
+
+_MEND = "take the plan out of the recipe, so that it is made anew"
+
+
+def check_names(recipe: Recipe) -> None:
+    """CompressorError for a baseline that there is not."""
+    for name in recipe.baselines:
+        if name != INT8:
+            method(name)
+
+
+def check_device(name: str) -> None:
+    """CompressorError for a device that this machine and this torch do not have."""
+    try:
+        made = torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, ImportError) as error:  # which of them depends on the kind of device
+        raise CompressorError(f"--device {name}: cannot be used here: {reason(error)}") from None
+    if made.is_meta:
+        raise CompressorError(f"--device {name}: holds no numbers, so nothing can be trained there; give cpu or cuda")
+
+
+def needs_example(case: Case) -> None:
+    """CompressorError where nothing says what the model's input looks like."""
+    if case.example is None:
+        names = ", ".join(case.loaded.input_names)
+        raise CompressorError(
+            f"the shape of the model's input is not known (inputs: {names}); give --data or --input-shape 1,..."
+        )
+
+
+def refuse_empty(case: Case, plan: Plan, name: str) -> None:
+    """CompressorError where ``plan``, by method ``name``, replaces nothing."""
+    if not plan.replaced:
+        reasons = "; ".join(f"{entry.name}: {entry.kept_because}" for entry in plan.entries[:3])
+        raise CompressorError(f"{name} replaces none of the {len(case.sites)} dense layers ({reasons})")
+
+
+def check_replayed(case: Case, plan: Plan) -> None:
+    """CompressorError where ``plan``, which a recipe brings, is not one for this network."""
+    seen: set[str] = set()
+    for entry in plan.entries:
+        for name in entry.sites:
+            if name not in case.sites:
+                raise CompressorError(f"the recipe's plan names no dense layer of this model: '{name}'; {_MEND}")
+            if name in seen:
+                raise CompressorError(f"the recipe's plan names '{name}' twice; {_MEND}")
+            seen.add(name)
+        for name in set(entry.passed) - dict(case.opened.named_modules()).keys():
+            raise CompressorError(f"the recipe's plan names no module of this model: '{name}'; {_MEND}")
