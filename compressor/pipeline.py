@@ -23,11 +23,19 @@ from compressor.case import Case, open_case, processor, threads, versions
 from compressor.distill import distill, obstacle
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
-from compressor.layers import method, replace
+from compressor.layers import replace
 from compressor.plan import Plan, layer_for
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
-from compressor.refusals import check_device, check_names, check_replayed, needs_example, refuse_empty
+from compressor.refusals import (
+    baseline_plan,
+    check_baselines,
+    check_device,
+    check_names,
+    check_replayed,
+    needs_example,
+    refuse_empty,
+)
 from compressor.report import Baseline, LayerRow, Report, Side, Stand, write_reports
 from compressor.report.pictures import write_pictures
 from compressor.sites import structured
@@ -134,7 +142,7 @@ def run(
         recipe = case.recipe
         plan = _plan(case)
         refuse_empty(case, plan, recipe.method)
-        _check_baselines(case, plan)
+        check_baselines(case, plan)
         checkpoint = _checkpoint(output, recipe)
         with _destination(output, force) as (folder, keep):
             main = _build(case, recipe.method, plan, folder, checkpoint)
@@ -263,27 +271,11 @@ def _draw(case: Case, candidate: Candidate) -> None:
         case.notes.append(f"pictures of the weights: {', '.join(files)}")
 
 
-def _check_baselines(case: Case, plan: Plan) -> None:
-    """Plan the baselines as far as they can be planned before the main candidate has its sizes for certain."""
-    blocks = {entry.name: layer_for(entry, case.sites) for entry in plan.replaced}
-    certain = all(block.is_sized for block in blocks.values())
-    for name in case.recipe.baselines:
-        if name != INT8 and (certain or method(name).settings):
-            _baseline_plan(case, name, {where: block.params() for where, block in blocks.items()})
-
-
-def _baseline_plan(case: Case, name: str, sizes: dict[str, int]) -> Plan:
-    """A preset at its own size, another method at ``sizes``, the main candidate's."""
-    plan = case.plan(name, {}, None if method(name).settings else sizes, window="auto")
-    refuse_empty(case, plan, name)
-    return plan
-
-
 def _baseline(case: Case, name: str, main: Candidate) -> Candidate:
     folder = temporary_folder(case, name)
     if name == INT8:
         return Candidate(name, None, folder)
-    plan = _baseline_plan(case, name, _sizes(main))
+    plan = baseline_plan(case, name, _sizes(main))
     return _build(case, name, plan, folder, None)
 
 

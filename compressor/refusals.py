@@ -8,7 +8,7 @@ from compressor.baselines import INT8
 from compressor.case import Case
 from compressor.errors import CompressorError, reason
 from compressor.layers import method
-from compressor.plan import Plan
+from compressor.plan import Plan, layer_for
 from compressor.recipe import Recipe
 
 _MEND = "take the plan out of the recipe, so that it is made anew"
@@ -59,3 +59,19 @@ def check_replayed(case: Case, plan: Plan) -> None:
             seen.add(name)
         for name in set(entry.passed) - dict(case.opened.named_modules()).keys():
             raise CompressorError(f"the recipe's plan names no module of this model: '{name}'; {_MEND}")
+
+
+def check_baselines(case: Case, plan: Plan) -> None:
+    """Plan the baselines as far as they can be planned before the main candidate has its sizes for certain."""
+    blocks = {entry.name: layer_for(entry, case.sites) for entry in plan.replaced}
+    certain = all(block.is_sized for block in blocks.values())
+    for name in case.recipe.baselines:
+        if name != INT8 and (certain or method(name).settings):
+            baseline_plan(case, name, {where: block.params() for where, block in blocks.items()})
+
+
+def baseline_plan(case: Case, name: str, sizes: dict[str, int]) -> Plan:
+    """A preset at its own size, another method at ``sizes``, the main candidate's."""
+    plan = case.plan(name, {}, None if method(name).settings else sizes, window="auto")
+    refuse_empty(case, plan, name)
+    return plan
