@@ -21,7 +21,7 @@ from compressor.measure import check_metric
 from compressor.plan import Plan, make_plan, matches, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
-from compressor.sites import Run, Site, device_of, examples_at_once, find_runs, find_sites
+from compressor.sites import Run, Site, check_types, device_of, examples_at_once, find_runs, find_sites, type_name
 from compressor_converters.calling import call_in_order, given_names
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
@@ -141,6 +141,7 @@ def open_case(
             f"{recipe.model}: is not the file of the recipe (sha256 {loaded.sha256}, there {recipe.model_sha256})"
         )
     network = loaded.model.eval()
+    check_types(network, loaded.arch or loaded.source)
     notes: list[str] = []
     _take_inputs(loaded, data if data is not None else recipe.data, recipe)
     data_set = _open(data if data is not None else recipe.data, loaded, recipe)
@@ -233,7 +234,7 @@ def _try(model: nn.Module, example: tuple[Tensor, ...]) -> None:
         with torch.no_grad():
             model(*(x.to(device) for x in example))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in example)
+        shapes = ", ".join(f"{tuple(x.shape)} {type_name(x.dtype)}" for x in example)
         said = " ".join(str(error).split())[:200]
         raise CompressorError(f"the model does not take this input ({shapes}): {said}") from None
 

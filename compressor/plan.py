@@ -107,6 +107,8 @@ def _reason_to_keep(
         return "ignored by name"
     if target and not matches(site.name, target):
         return "not targeted"
+    if site.obstacle is not None:
+        return site.obstacle
     if site.tied_to is not None:
         return f"it shares its weight or bias with '{site.tied_to}', which needs it dense"
     share = site.params / sum(other.params for other in sites)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer
 from compressor_converters.onnx_in import OnnxNetwork
 from compressor_converters.opening.tied import holders
@@ -47,6 +48,7 @@ class Site:
     is_last: bool = False  # no other site comes after it
     tied_to: str | None = None  # another module that holds its weight or bias too
     is_split: bool = False  # a batch of examples is more than one forward pass
+    obstacle: str | None = None  # why nothing else can stand there
 
     @property
     def params(self) -> int:
@@ -94,6 +96,24 @@ def dense_modules(model: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+def check_types(model: nn.Module, source: str) -> None:
+    """CompressorError where no weight of ``model`` is float32, as the layers that replace it are; graphs say theirs."""
+    if isinstance(model, OnnxNetwork):
+        return
+    weights = [value for value in model.parameters() if value.ndim > 1]
+    types = {value.dtype for value in weights if value.is_floating_point() or value.is_complex()}
+    if types and torch.float32 not in types:
+        raise CompressorError(
+            f"{source}: its weights are {' and '.join(sorted(map(type_name, types)))}, and only float32 ones are"
+            " replaced: call .float() on the network where it is made (before torch.export, for a .pt2)"
+        )
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """``dtype`` as users write it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Site]:
     """Every dense map of ``model``, in the order of the calls where an example input can be run.
 
@@ -121,6 +141,7 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
             is_last=[name] == last,
             tied_to=_other_holder(found[name], name, owners),
             is_split=passes > 1,
+            obstacle=None if isinstance(model, OnnxNetwork) else _obstacle(found[name]),
         )
         for name in order
     ]
@@ -131,6 +152,12 @@ def examples_at_once(sites: Iterable[Site], inputs: Sequence[Tensor]) -> int:
     rows = max((site.rows for site in sites), default=1.0)
     numbers = max((x[:1].numel() for x in inputs), default=1)
     return max(1, min(_MOST_EXAMPLES, int(_MOST_ROWS / max(1.0, rows)), _MOST_NUMBERS // max(1, numbers)))
+
+
+def _obstacle(linear: nn.Linear) -> str | None:
+    if linear.weight.dtype != torch.float32:
+        return f"its weights are {type_name(linear.weight.dtype)}, and only float32 ones are replaced"
+    return None
 
 
 def _other_holder(linear: nn.Linear, name: str, owners: Mapping[int, Sequence[str]]) -> str | None:

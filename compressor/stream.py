@@ -24,7 +24,7 @@ from compressor.plan import Entry, Plan, layer_for, make_plan
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
 from compressor.report import Check, LayerRow, Report, Side, write_reports
-from compressor.sites import Site, find_sites
+from compressor.sites import Site, check_types, find_sites
 from compressor_converters.folder import check_free, output_folder
 from compressor_converters.hugging_face.config import CONFIG, is_folder, safetensors_files
 from compressor_converters.hugging_face.reading import skeleton_of
@@ -66,6 +66,7 @@ def stream(recipe: Recipe, output: str | Path, *, force: bool = False, progress:
 
         return stream_graph(recipe, output, force=force, progress=progress)
     skeleton, files, folder = _skeleton(recipe)
+    check_types(skeleton, recipe.arch or str(recipe.model))
     source = Source(files)
     tied = _check_names(recipe, skeleton, source)
     sites = {site.name: site for site in find_sites(skeleton, None)}

@@ -108,11 +108,21 @@ def test_a_kept_tensor_that_was_written_wrong_is_found(
         ({"model": "weights.pth"}, "reads a .safetensors file"),
         ({"method": "acdc", "settings": {"depth": 2, "relu": True}}, "fitted to samples"),
         ({"arch": "nets.py:without_dense"}, "are not those of the network"),
+        ({"arch": "half.py:mlp"}, "half.py:mlp: its weights are float16"),
     ],
 )
 def test_what_cannot_be_streamed_is_said(weights: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    Path("half.py").write_text("import nets\n\ndef mlp():\n    return nets.mlp().half()\n")
     with pytest.raises(CompressorError, match=said):
         stream(recipe(weights, **change), tmp_path / "out")
+
+
+def test_numbers_stored_in_float16_are_streamed_into_a_network_in_float32(weights: Path, tmp_path: Path) -> None:
+    save_file({name: value.half() for name, value in load_file(weights).items()}, tmp_path / "half.safetensors")
+    stream(recipe(tmp_path / "half.safetensors"), tmp_path / "out")
+    back = load(tmp_path / "out", arch="nets.py:mlp")
+    assert {value.dtype for value in back.parameters()} == {torch.float32}
+    assert torch.isfinite(back(torch.randn(5, 24))).all()
 
 
 def test_a_hugging_face_folder_is_streamed_and_reloads(tmp_path: Path) -> None:
