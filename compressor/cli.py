@@ -116,7 +116,7 @@ def compress(
 
     asked = _recipe(recipe, model=model, **options)
     folder = Path(output or f"{_stem(asked.model)}-{asked.method}")
-    with _session(verbose, quiet) as working:
+    with _session(verbose, quiet, stops=not (dry_run or asked.stream)) as working:
         if dry_run:
             report = plan_only(asked, unsafe_load=unsafe_load)
         elif asked.stream:
@@ -193,7 +193,7 @@ def compare(
     from compressor.pipeline import compare as compare_methods
 
     asked = _recipe(None, model=model, **options)
-    with _session(verbose, quiet) as working:
+    with _session(verbose, quiet, stops=True) as working:
         result = compare_methods(asked, names, output=output, force=force, unsafe_load=unsafe_load, **working)
     _show_report(result.report, as_json)
 
@@ -364,10 +364,11 @@ def _stem(model: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _session(verbose: int, quiet: bool) -> Iterator[dict[str, Any]]:
-    """Logging, progress and Ctrl-C for one job."""
+def _session(verbose: int, quiet: bool, *, stops: bool = False) -> Iterator[dict[str, Any]]:
+    """Logging, progress and, for a job that ``stops`` with the best so far, Ctrl-C; else Ctrl-C gives up at once."""
     set_up_logging(verbose)
-    with Stop(sys.stderr).listening() as stop, showing_progress(quiet=quiet) as progress:
+    stop = Stop(sys.stderr)
+    with stop.listening() if stops else contextlib.nullcontext(), showing_progress(quiet=quiet) as progress:
         yield {"progress": progress, "stop": stop}
 
 

@@ -58,7 +58,7 @@ def stream(recipe: Recipe, output: str | Path, *, force: bool = False, progress:
     """
     started, output = time.monotonic(), Path(output)
     check_free(output, force=force)
-    given = [name for name in ("data", "eval_data", "baselines", "epochs") if getattr(recipe, name)]
+    given = [name for name in ("data", "eval_data", "baselines", "epochs", "time_limit") if getattr(recipe, name)]
     if given:
         raise CompressorError(f"--stream fits weights only, layer by layer: leave {' and '.join(given)} out")
     if Path(recipe.model or "").suffix == ".onnx":

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, environment
 
 from compressor import __version__
-from compressor.cli import _given, _recipe, _status, cli
+from compressor.cli import _given, _recipe, _session, _status, cli
 from compressor.console import Lines, Stop, costs
 from compressor.errors import CompressorError
 from compressor.layers import methods
@@ -237,4 +237,15 @@ def test_the_first_ctrl_c_asks_and_the_second_gives_up() -> None:
         assert "best so far" in stream.getvalue()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_is_taken_over_only_by_jobs_that_end_with_the_best_so_far() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with _session(0, quiet=True):
+        assert signal.getsignal(signal.SIGINT) is before
+    with _session(0, quiet=True, stops=True) as working:
+        assert not working["stop"]()
+        signal.raise_signal(signal.SIGINT)
+        assert working["stop"]()
     assert signal.getsignal(signal.SIGINT) is before

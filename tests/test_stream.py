@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,7 @@ def test_a_kept_tensor_that_was_written_wrong_is_found(
     ("change", "said"),
     [
         ({"data": "train.npz"}, "leave data out"),
+        ({"time_limit": 60.0}, "leave time_limit out"),
         ({"arch": None}, "--arch"),
         ({"model": "weights.pth"}, "reads a .safetensors file"),
         ({"method": "acdc", "settings": {"depth": 2, "relu": True}}, "fitted to samples"),
@@ -164,6 +167,27 @@ def test_the_writer_gives_what_the_reader_had(tmp_path: Path) -> None:
     source = Source([tmp_path / "t.safetensors"])
     assert {name: tuple(value.shape) for name, value in tensors.items()} == source.shapes
     assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
+
+
+def test_ctrl_c_gives_a_streamed_job_up_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "wide.py").write_text(WIDE)
+    save_file(nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(24))).state_dict(), tmp_path / "wide.safetensors")
+    before = sorted(tmp_path.iterdir())
+    job = ("wide.safetensors", "--arch", "wide.py:wide", "--stream", "--method", "acdc", "-o", "out")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "compressor", *job], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob(".out.partial-*")):  # from then on it fits, for hours
+        assert child.poll() is None
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    try:
+        error = child.communicate(timeout=60)[1]
+    finally:
+        child.kill()
+    assert child.returncode == 130
+    assert error.split("\n")[-2] == "given up; nothing was written"
+    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "__pycache__"] == before
 
 
 PEAK = """
