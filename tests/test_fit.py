@@ -11,6 +11,7 @@ from fitting import fitted, network, off, rows
 from torch import Tensor, nn
 
 from compressor import compress
+from compressor.imitate import imitate
 from compressor.sites import structured
 
 
@@ -42,6 +43,14 @@ def test_compensating_the_prefix_is_better_than_fitting_each_layer_on_the_origin
     monkeypatch.setattr(module, "moments", lambda *a, **k: original(*a, **{**k, "same_prefix": True}))
     blind, _ = fitted(teacher, inputs, {"rank": 5})
     assert off(compensated, teacher, inputs) < off(blind, teacher, inputs)
+
+
+def test_a_block_with_one_row_has_none_to_train_on_and_stays_as_it_was_fitted() -> None:
+    layer = nn.Linear(5, 3)
+    before = copy.deepcopy(layer.state_dict())
+    error = imitate(layer, torch.relu, torch.randn(1, 5), torch.rand(1, 3), seed=0, limit=Limit())
+    assert math.isfinite(error)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
 class Long(nn.Module):
