@@ -254,3 +254,13 @@ def test_files_of_keras_and_tflite_are_refused_with_the_converter_that_takes_the
         with pytest.raises(CompressorError, match=re.escape(said)) as caught:
             load_model(str(tmp_path / name))
         assert "once it is ONNX" in str(caught.value)
+
+
+def test_a_safetensors_file_that_begins_as_onnx_does_is_read_as_what_it_is(folder: Path) -> None:
+    for name in ("state.safetensors", "state"):
+        for padding in range(0, 256, 8):  # until the length of the header begins with ONNX's first byte
+            save_file(trained().state_dict(), folder / name, metadata={"padding": "." * padding})
+            if (folder / name).read_bytes()[0] == 8:
+                break
+        assert (folder / name).read_bytes()[0] == 8
+        assert load_model(folder / name, arch="nets.py:Net").format == "safetensors"

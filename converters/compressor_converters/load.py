@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer
@@ -131,6 +132,10 @@ def _checked(loaded: Loaded) -> Loaded:
                 " start from the original model"
             )
     for name, value in [*loaded.model.named_parameters(), *loaded.model.named_buffers()]:
+        if is_lazy(value):
+            raise CompressorError(
+                f"{loaded.source}: '{name}' has no shape yet: run the network once in the code that makes it"
+            )
         if value.is_meta or not value.is_floating_point():
             continue
         is_weight = isinstance(value, nn.Parameter)  # buffers may hold infinities on purpose, masks do
@@ -167,11 +172,12 @@ def _kind(path: Path) -> Format:
     with path.open("rb") as file:
         start = file.read(512)
     _refuse_other(path, start)
-    if path.suffix == ".onnx" or start[:1] == b"\x08":  # the version of the format comes first
+    is_safetensors = path.suffix == ".safetensors" or start[5:9] == b"\0\0\0{"  # after the length of a header in JSON
+    if path.suffix == ".onnx" or (start[:1] == b"\x08" and not is_safetensors):  # its first field: the format's version
         return "onnx"
     if start[:2] == b"PK":
         return _kind_of_zip(path)
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
+    if is_safetensors:
         return "safetensors"
     if path.suffix == ".pt2":
         raise CompressorError(f"{path}: is not an exported program: it is no zip archive, it begins {start[:16]!r}")
