@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from compressor import __version__
 from compressor.errors import CompressorError
@@ -38,7 +38,7 @@ class Recipe(BaseModel):
     eval_data: str | None = None
     label_key: str | None = None
     normalize: str | None = None
-    input_shape: dict[str, tuple[int, ...]] | None = None
+    input_shape: dict[str, tuple[PositiveInt, ...]] | None = None
     metric: str | None = None
     epochs: int | None = Field(None, ge=0)
     training: dict[str, Any] = Field(default_factory=dict, description="other options of the training")

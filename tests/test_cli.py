@@ -249,3 +249,9 @@ def test_ctrl_c_is_taken_over_only_by_jobs_that_end_with_the_best_so_far() -> No
         signal.raise_signal(signal.SIGINT)
         assert working["stop"]()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_recipe_with_an_axis_of_no_length_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: a.pt2\ninput_shape: {x: [1, -5]}\n")
+    with pytest.raises(CompressorError, match=r"input_shape\.x\.1 is not valid"):
+        _recipe(str(tmp_path / "recipe.yaml"))
