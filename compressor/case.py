@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compressor.data import Dataset, array_names, as_dataset, load_data
 from compressor.errors import CompressorError, reason
 from compressor.layers import StructuredLayer, method
-from compressor.measure import check_metric
+from compressor.measure import check_metric, first_output
 from compressor.plan import Plan, make_plan, matches, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
@@ -154,7 +154,9 @@ def open_case(
         notes.append("no data was given: fitted in the space of weights (Σ = I), without distillation")
     example = _example(recipe, loaded, data_set)
     if example is not None:
-        _try(network, example)
+        y = _try(network, example)
+        if data_set is not None and not meta and recipe.how().epochs and not isinstance(network, OnnxNetwork):
+            _check_output(y)  # a graph knows what its training lacks, and is then fitted without it
         example = tuple(x.to(device_of(network)) for x in example)
     notes += _left_out(network)
     packed = _packed(network, example)
@@ -221,22 +223,42 @@ def _example(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> tuple[Tens
             raise CompressorError(
                 f"--input-shape names {', '.join(shapes)}; the model's inputs are {', '.join(loaded.input_names)}"
             )
-        return tuple(torch.randn(_EXAMPLE_ROWS, *shapes[name][1:], generator=generator) for name in loaded.input_names)
+        return tuple(_noise(name, shapes[name], generator) for name in loaded.input_names)
     if isinstance(loaded.model, OnnxNetwork):
         return make_example(loaded.model)
     return loaded.example
 
 
-def _try(model: nn.Module, example: tuple[Tensor, ...]) -> None:
-    """Run the model once, so that data which does not fit is said before the work begins."""
+def _noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    try:
+        return torch.randn(_EXAMPLE_ROWS, *shape[1:], generator=generator)
+    except (RuntimeError, TypeError):  # torch's answers to sizes past the memory, and past 64 bits
+        sizes = ",".join(map(str, shape))
+        raise CompressorError(
+            f"--input-shape {name}:{sizes}: {_EXAMPLE_ROWS} such examples do not fit in memory"
+        ) from None
+
+
+def _try(model: nn.Module, example: tuple[Tensor, ...]) -> object:
+    """What the model gives, run once so that data which does not fit is said before the work begins."""
     device = device_of(model)
     try:
         with torch.no_grad():
-            model(*(x.to(device) for x in example))
+            return model(*(x.to(device) for x in example))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{tuple(x.shape)} {type_name(x.dtype)}" for x in example)
         said = " ".join(str(error).split())[:200]
         raise CompressorError(f"the model does not take this input ({shapes}): {said}") from None
+
+
+def _check_output(y: object) -> None:
+    """CompressorError for an output that says nothing about how near a network is to the original."""
+    output = first_output(y)
+    if not output.is_floating_point():
+        raise CompressorError(
+            f"the model gives {type_name(output.dtype)}, by which nothing can be trained: let it return its scores"
+            " (before argmax or round), or give --epochs 0"
+        )
 
 
 def _left_out(model: nn.Module) -> list[str]:

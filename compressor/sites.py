@@ -81,7 +81,7 @@ class Run:
 
 
 def dense_modules(model: nn.Module) -> dict[str, nn.Linear]:
-    """The modules that are sites, by their first name, outside of structured layers."""
+    """The modules that are sites, by their first name, outside of structured layers; none without inputs or outputs."""
     inside = {
         name + "." + child
         for name, module in model.named_modules()
@@ -92,16 +92,48 @@ def dense_modules(model: nn.Module) -> dict[str, nn.Linear]:
     return {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and name and name not in inside
+        if type(module) is nn.Linear and name and name not in inside and module.weight.numel()
     }
 
 
+class _Watched(nn.Linear):
+    """A dense map while the example is run: it notes when its parameters are read by others than its own call."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self._parameters["weight"], self._parameters["bias"])  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._parameters:
+            self.__dict__["was_read"] = True
+        return super().__getattr__(name)
+
+
+@contextlib.contextmanager
+def _watching(linears: Mapping[str, nn.Linear]) -> Iterator[set[str]]:
+    """The names of those of ``linears`` whose parameters something reads, complete when the block ends."""
+    read: set[str] = set()
+    for linear in linears.values():
+        linear.__class__ = _Watched
+    try:
+        yield read
+    finally:
+        for name, linear in linears.items():
+            linear.__class__ = nn.Linear
+            if linear.__dict__.pop("was_read", False):
+                read.add(name)
+
+
 def check_types(model: nn.Module, source: str) -> None:
-    """CompressorError where no weight of ``model`` is float32, as the layers that replace it are; graphs say theirs."""
+    """CompressorError where no weight of ``model`` is float32, as the layers that replace it are, or one is complex.
+
+    A graph's own types are looked at where its weights are read.
+    """
     if isinstance(model, OnnxNetwork):
         return
     weights = [value for value in model.parameters() if value.ndim > 1]
     types = {value.dtype for value in weights if value.is_floating_point() or value.is_complex()}
+    if any(dtype.is_complex for dtype in types):
+        raise CompressorError(f"{source}: has complex weights, which cannot be written as ONNX")
     if types and torch.float32 not in types:
         raise CompressorError(
             f"{source}: its weights are {' and '.join(sorted(map(type_name, types)))}, and only float32 ones are"
@@ -121,8 +153,9 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
     """
     found = dense_modules(model)
     called: dict[str, list[int]] = {}
+    read: set[str] = set()
     if example is not None:
-        with contextlib.ExitStack() as hooks, torch.no_grad():
+        with contextlib.ExitStack() as hooks, _watching(found) as read, torch.no_grad():
             for name, module in found.items():
                 hooks.enter_context(module.register_forward_pre_hook(_counter(called, name)))
             model(*example)
@@ -141,7 +174,7 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
             is_last=[name] == last,
             tied_to=_other_holder(found[name], name, owners),
             is_split=passes > 1,
-            obstacle=None if isinstance(model, OnnxNetwork) else _obstacle(found[name]),
+            obstacle=None if isinstance(model, OnnxNetwork) else _obstacle(found[name], name in read),
         )
         for name in order
     ]
@@ -154,7 +187,9 @@ def examples_at_once(sites: Iterable[Site], inputs: Sequence[Tensor]) -> int:
     return max(1, min(_MOST_EXAMPLES, int(_MOST_ROWS / max(1.0, rows)), _MOST_NUMBERS // max(1, numbers)))
 
 
-def _obstacle(linear: nn.Linear) -> str | None:
+def _obstacle(linear: nn.Linear, is_read: bool) -> str | None:
+    if is_read:
+        return "the network reads its weight or bias itself, which no other layer has"
     if linear.weight.dtype != torch.float32:
         return f"its weights are {type_name(linear.weight.dtype)}, and only float32 ones are replaced"
     return None

@@ -167,6 +167,8 @@ REFUSALS = {
     "has no dense layers": ("nets.py:without_dense", "--input-shape", "1,24"),
     "nan.pth": ("nan.pth", "--arch", "nets.py:mlp", "--input-shape", "1,24"),
     "does not take this input": (*MODEL, "--input-shape", "1,25"),
+    "--input-shape input:1,99999999999,24: 8 such": (*MODEL, "--input-shape", "1,99999999999,24"),
+    "do not fit in memory": (*MODEL, "--input-shape", f"1,{10**30}"),
     "exists; name another": (*MODEL, *DATA, "-o", "done"),
     "no dense layer matches 'nothing'": (*MODEL, *DATA, "--target", "nothing"),
     "replaces none": (*MODEL, *DATA, "--method", "svd", "--set", "rank=400"),
