@@ -154,9 +154,7 @@ def open_case(
         notes.append("no data was given: fitted in the space of weights (Σ = I), without distillation")
     example = _example(recipe, loaded, data_set)
     if example is not None:
-        y = _try(network, example)
-        if data_set is not None and not meta and recipe.how().epochs and not isinstance(network, OnnxNetwork):
-            _check_output(y)  # a graph knows what its training lacks, and is then fitted without it
+        _try(network, example, trains=data_set is not None and not meta and recipe.how().epochs != 0)
         example = tuple(x.to(device_of(network)) for x in example)
     notes += _left_out(network)
     packed = _packed(network, example)
@@ -239,22 +237,19 @@ def _noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
         ) from None
 
 
-def _try(model: nn.Module, example: tuple[Tensor, ...]) -> object:
-    """What the model gives, run once so that data which does not fit is said before the work begins."""
+def _try(model: nn.Module, example: tuple[Tensor, ...], *, trains: bool) -> None:
+    """Run the model once, so that data which does not fit is said before the work begins."""
     device = device_of(model)
     try:
         with torch.no_grad():
-            return model(*(x.to(device) for x in example))
+            y = model(*(x.to(device) for x in example))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{tuple(x.shape)} {type_name(x.dtype)}" for x in example)
         said = " ".join(str(error).split())[:200]
         raise CompressorError(f"the model does not take this input ({shapes}): {said}") from None
-
-
-def _check_output(y: object) -> None:
-    """CompressorError for an output that says nothing about how near a network is to the original."""
-    output = first_output(y)
-    if not output.is_floating_point():
+    if not trains or isinstance(model, OnnxNetwork):  # a graph says itself what its training lacks, and goes without
+        return
+    if not (output := first_output(y)).is_floating_point():
         raise CompressorError(
             f"the model gives {type_name(output.dtype)}, by which nothing can be trained: let it return its scores"
             " (before argmax or round), or give --epochs 0"
