@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor import compress
+from compressor import CompressorError, compress
 from compressor.layers import build, replace
 from compressor.prefix import Prefix, rows_at
 from compressor_converters.load import load_model
@@ -160,3 +160,42 @@ def test_the_room_grows_with_the_model_and_other_errors_pass(tmp_path: Path, mon
         bytearray(200 << 20)
     with pytest.raises(RuntimeError, match="another"), room.bounded(tmp_path, 0):
         raise RuntimeError("another")
+
+
+def fixed_rows(tmp_path: Path, rows: int) -> Path:
+    """A Gemm that takes ``rows`` examples a call, no more and no less."""
+    path = saved(tmp_path / "net.onnx", [node("MatMul", ["x", "w"], ["y"], name="fc")], {"w": random(8, 8)})
+    proto = onnx.load(str(path))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = rows
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def random(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape).astype(dtype)
+
+
+def test_one_call_of_a_graph_for_several_rows_is_filled_up_to_them(tmp_path: Path) -> None:
+    model = load_model(fixed_rows(tmp_path, 3)).model
+    x = torch.randn(4, 8)
+    (one,) = model.one_call((x[:1],))
+    assert torch.equal(one, x[:1].expand(3, 8))
+    assert model.one_call((x,)) is None
+
+
+def test_a_graph_for_several_rows_is_compressed_and_timed_at_one_example(tmp_path: Path) -> None:
+    path = fixed_rows(tmp_path, 3)
+    result = compress(path, "svd", settings={"rank": 2}, target=("*",), data=random(7, 8), epochs=0)
+    for side in (result.report.before, result.report.after):
+        assert set(side.latency_ms["onnxruntime"]) == {"1"}
+
+
+def test_a_graph_without_inputs_is_refused(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["c", "w"], ["y"], name="fc")]
+    path = saved(tmp_path / "net.onnx", nodes, {"c": random(4, 8), "w": random(8, 8)})
+    proto = onnx.load(str(path))
+    del proto.graph.input[:]
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(CompressorError, match=r"net\.onnx: the graph has no inputs"):
+        load_model(path)

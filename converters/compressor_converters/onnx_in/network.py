@@ -75,6 +75,8 @@ class OnnxNetwork(Stepwise):
         super().__init__()
         self.view = View(file)
         self.inputs = [_input(value) for value in self.view.inputs]
+        if not self.inputs:
+            raise ValueError("the graph has no inputs, so that it always gives the same; give one that takes examples")
         maps = find_maps(self.view)
         taken = [one.name for one in maps]
         first: dict[tuple[Any, ...], str] = {}
@@ -149,11 +151,14 @@ class OnnxNetwork(Stepwise):
         return 1 if self.rows is None else -(-len(inputs[0]) // self.rows)
 
     def one_call(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        """``inputs`` as one call of the graph takes them; None where they are more than one call."""
+        """``inputs`` as one call of the graph takes them, filled up to its rows; None where they are more."""
         if self.passes(inputs) > 1:
             return None
-        given = zip(inputs, self.inputs, strict=True)
-        return tuple((x[0] if self.is_whole(x, spec) else x).to(spec.dtype) for x, spec in given)
+        whole = [self.is_whole(x, spec) for x, spec in zip(inputs, self.inputs, strict=True)]
+        given = [x.to(spec.dtype) for x, spec in zip(inputs, self.inputs, strict=True)]
+        if any(whole) or self.rows is None:
+            return tuple(x[0] if w else x for x, w in zip(given, whole, strict=True))
+        return tuple(_part(x, 0, self.rows) for x in given)
 
     def is_whole(self, x: Tensor, spec: Input) -> bool:
         """Whether each row of ``x`` is the whole input of one call."""
