@@ -23,7 +23,7 @@ from compressor.errors import CompressorError, nearest
 from compressor.measure import first_output
 from compressor.recipe import Recipe, read_recipe, refuse_code_in
 from compressor.report import Check
-from compressor.verify import TOLERANCE, check, run_onnx, run_torch
+from compressor.verify import check, run_onnx, run_torch
 from compressor_converters import storage
 from compressor_converters.calling import call_in_order
 from compressor_converters.dense import expanded
@@ -69,8 +69,8 @@ class _Job:
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def check(self, name: str, run: Callable[[tuple[Tensor, ...]], Tensor], tolerance: float = TOLERANCE) -> None:
-        self.checks.append(check(name, self.model, self.inputs.example, run, tolerance=tolerance))
+    def check(self, name: str, run: Callable[[tuple[Tensor, ...]], Tensor]) -> None:
+        self.checks.append(check(name, self.model, self.inputs.example, run))
 
 
 def export(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 TOLERANCE = 1e-4  # of the largest output
+_HALF_TOLERANCE = 1e-2  # likewise where numbers of half precision are computed with: ten roundings
 _NATIVE = "model.onnx, native kernels"
 
 
@@ -43,11 +44,12 @@ def verify(
     ``rebuild`` makes the original network anew, for the files that hold parameters only. ``free`` are the axes after
     the batch that may have any length: all files but those that are for one length are run on shorter inputs too. A
     difference over `TOLERANCE` raises CompressorError: a file that does not do what the model does is not a result.
+    A graph in half precision may differ by more, since its modules compute in float32 and onnxruntime as it likes.
     Of a graph (``original`` as it was read), every node that was not replaced must be there byte for byte.
     """
     if isinstance(model, OnnxNetwork):
         assert isinstance(original, OnnxNetwork)
-        written, exact = folder / "model.onnx", original.view.is_quantized
+        written, exact, half = folder / "model.onnx", original.view.is_quantized, original.is_half
         check_untouched(model, written)
         sessions = {
             "the original in parts": (original, ort_session(original.view.file.path, exact=exact)),
@@ -57,7 +59,9 @@ def verify(
             sessions[_NATIVE] = (model, native)
         while True:
             try:
-                return [check(name, net, inputs, FileRun(net, made)) for name, (net, made) in sessions.items()]
+                return [
+                    check(name, net, inputs, FileRun(net, made), half=half) for name, (net, made) in sessions.items()
+                ]
             except RoomError:  # so many examples at once do not fit
                 if len(inputs[0]) == 1:
                     raise
@@ -119,10 +123,16 @@ def check(
     inputs: tuple[Tensor, ...],
     run: Callable[[tuple[Tensor, ...]], Tensor],
     *,
-    tolerance: float = TOLERANCE,
+    half: bool = False,
 ) -> Check:
-    """Whether the file ``name``, run by ``run``, gives what ``model`` gives; CompressorError where it does not."""
+    """Whether the file ``name``, run by ``run``, gives what ``model`` gives; CompressorError where it does not.
+
+    ``half``: it computes in half precision.
+    """
     rows = len(inputs[0])
+    against, tolerance = "model in memory", TOLERANCE
+    if half:
+        against, tolerance = "model in memory (half precision)", _HALF_TOLERANCE
     worst, largest = 0.0, 0.0
     with torch.no_grad():
         for size in sorted({1, min(3, rows), rows}):
@@ -136,7 +146,7 @@ def check(
     relative = worst / largest if largest else worst
     if not relative <= tolerance:
         raise CompressorError(
-            f"{name}: differs from the model in memory by {relative:.2e} of the largest output, over {tolerance:g};"
+            f"{name}: differs from the {against} by {relative:.2e} of the largest output, over {tolerance:g};"
             " nothing was written"
         )
-    return Check(file=name, against="model in memory", max_abs=worst, max_rel=relative, tolerance=tolerance, rows=rows)
+    return Check(file=name, against=against, max_abs=worst, max_rel=relative, tolerance=tolerance, rows=rows)

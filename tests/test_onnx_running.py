@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor import CompressorError, compress
 from compressor.layers import build, replace
 from compressor.prefix import Prefix, rows_at
+from compressor.verify import check
 from compressor_converters.load import load_model
 from compressor_converters.onnx_in import OnnxNetwork, room
 from compressor_converters.onnx_in.segment import Segment
@@ -24,8 +25,11 @@ node = helper.make_node
 LAYERS = 6
 
 
-def saved(path: Path, nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], *, width: int = 8) -> Path:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name in "xy")
+def saved(
+    path: Path, nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], *, width: int = 8,
+    kind: int = TensorProto.FLOAT,
+) -> Path:  # fmt: skip
+    x, y = (helper.make_tensor_value_info(name, kind, ["n", width]) for name in "xy")
     arrays = [numpy_helper.from_array(array, name) for name, array in stored.items()]
     graph = helper.make_graph(nodes, "g", [x], [y], arrays)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -199,3 +203,26 @@ def test_a_graph_without_inputs_is_refused(tmp_path: Path) -> None:
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(CompressorError, match=r"net\.onnx: the graph has no inputs"):
         load_model(path)
+
+
+@pytest.mark.parametrize("kind", ["half precision inside and outside", "inside only"])
+def test_a_graph_in_half_precision_is_compressed_within_its_own_rounding(kind: str, tmp_path: Path) -> None:
+    outside = kind != "inside only"
+    nodes = [node("MatMul", ["h0", "w0"], ["h1"], name="a"), node("Relu", ["h1"], ["h2"], name="r"),
+             node("MatMul", ["h2", "w1"], ["h3"], name="b")]  # fmt: skip
+    nodes = [
+        node("Identity", ["x"], ["h0"]) if outside else node("Cast", ["x"], ["h0"], to=TensorProto.FLOAT16), *nodes,
+        node("Identity", ["h3"], ["y"]) if outside else node("Cast", ["h3"], ["y"], to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    stored = {f"w{i}": random(64, 64, dtype=np.float16) for i in range(2)}
+    type_outside = TensorProto.FLOAT16 if outside else TensorProto.FLOAT
+    path = saved(tmp_path / "net.onnx", nodes, stored, width=64, kind=type_outside)
+    report = compress(path, "svd", settings={"rank": 2}, target=("*",)).report
+    assert {one.against for one in report.verification} == {"model in memory (half precision)"}
+    assert all(1e-4 < one.max_rel < 5e-3 for one in report.verification if "parts" in one.file)
+
+
+def test_a_file_that_is_off_by_more_than_half_precision_is_refused() -> None:
+    x = torch.randn(4, 8)
+    with pytest.raises(CompressorError, match=r"\(half precision\) by 2\.00e-02 of the largest output, over 0\.01"):
+        check("model.onnx", torch.nn.Identity(), (x,), lambda batch: batch[0] * 1.02, half=True)

@@ -242,6 +242,12 @@ class OnnxNetwork(Stepwise):
         return [call.dense for call in self.calls if call.dense is not None]
 
     @property
+    def is_half(self) -> bool:
+        """Whether it computes in half precision: with such inputs, or weights of dense maps."""
+        kinds = [self.view.dtype(one.weight) for one in self.maps]
+        return any(spec.dtype == torch.float16 for spec in self.inputs) or np.dtype(np.float16) in kinds
+
+    @property
     def opened(self) -> list[Call | Loop]:
         """What modules stand for."""
         return [*self.calls, *self.loops]
