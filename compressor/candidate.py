@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ from compressor_converters.onnx_in import FileRun, OnnxNetwork, macs_outside, sa
 from compressor_converters.onnx_in.room import RoomError
 from compressor_converters.pt2 import save_pt2
 from compressor_converters.safetensors_file import save as save_safetensors
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 BATCHES = (1, 32)
 NATIVE = "onnxruntime, native kernels"  # as the report calls it
@@ -109,6 +112,7 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
     limit = _TIMING_SECONDS * len(candidates) if seconds is None else seconds
     most = _TIMING_ROUNDS if seconds is None else None
     stock, native = cache(ort_session), cache(native_session)  # by file
+    in_ort = _that_run(case, candidates, stock)
     with case.progress("measure", 2 * len(BATCHES)) as advance, one_thread(), torch.inference_mode():
         for rows in BATCHES:
             if rows > _LONG * case.examples_at_once:
@@ -125,16 +129,30 @@ def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | No
                 inputs = call
             try:
                 with _room(case, inputs):
-                    runs = {c.name: partial(run_ort, stock(c.onnx), inputs) for c in candidates}
+                    runs = {c.name: partial(run_ort, stock(c.onnx), inputs) for c in in_ort}
                     _enter(candidates, "onnxruntime", rows, latencies(runs, seconds=limit, max_rounds=most))
                     ours = [c for c in candidates[1:] if native(c.onnx) is not None]
                     runs = {c.name: partial(run_ort, native(c.onnx), inputs) for c in ours}
-                    if ours:
+                    if ours and in_ort[0] is candidates[0]:
                         runs[candidates[0].name] = partial(run_ort, stock(candidates[0].onnx), inputs)
                     _enter(candidates, NATIVE, rows, latencies(runs, seconds=limit, max_rounds=most))
             except RoomError as error:
                 _note(candidates, f"not timed at batch {rows}: {error}")
             advance(1)
+
+
+def _that_run(
+    case: Case, candidates: Sequence[Candidate], session: Callable[[Path], InferenceSession]
+) -> Sequence[Candidate]:
+    """``candidates`` without the original where onnxruntime does not run its file; the others' files were checked."""
+    if isinstance(case.model, OnnxNetwork):
+        return candidates
+    try:
+        run_ort(session(candidates[0].onnx), [x.cpu() for x in case.inputs(1)])
+    except CompressorError as error:
+        _note(candidates, f"the original is not timed in onnxruntime: {error}")
+        return candidates[1:]
+    return candidates
 
 
 def _note(candidates: Sequence[Candidate], text: str) -> None:

@@ -22,13 +22,13 @@ from compressor.plan import Plan, make_plan, matches, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
 from compressor.sites import Run, Site, check_types, device_of, examples_at_once, find_runs, find_sites, type_name
-from compressor_converters.calling import call_in_order, given_names
+from compressor_converters.calling import call_in_order, given_names, spare_inputs
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
 from compressor_converters.onnx_in import OnnxNetwork, hidden_products, make_example
 from compressor_converters.opening import close_model, find_openable, reopen
 from compressor_converters.opening.tied import find_tied, merge
-from compressor_converters.pt2 import free_batch
+from compressor_converters.pt2 import free_batch, silence
 
 _SET_ASIDE = 0.1  # of the data, for evaluation where no evaluation data is given
 _EXAMPLE_ROWS = 8
@@ -238,15 +238,19 @@ def _noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
 
 
 def _try(model: nn.Module, example: tuple[Tensor, ...], *, trains: bool) -> None:
-    """Run the model once, so that data which does not fit is said before the work begins."""
+    """Run the model once: data which does not fit is said before the work begins, data that it changes is spared."""
     device = device_of(model)
+    given = [x.to(device).clone() for x in example]
+    before = [x._version for x in given]
     try:
         with torch.no_grad():
-            y = model(*(x.to(device) for x in example))
+            y = model(*given)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{tuple(x.shape)} {type_name(x.dtype)}" for x in example)
         said = " ".join(str(error).split())[:200]
         raise CompressorError(f"the model does not take this input ({shapes}): {said}") from None
+    if before != [x._version for x in given]:
+        spare_inputs(model)
     if not trains or isinstance(model, OnnxNetwork):  # a graph says itself what its training lacks, and goes without
         return
     if not (output := first_output(y)).is_floating_point():
@@ -296,7 +300,8 @@ def _trace(case: Case) -> None:
     if case.example is None:
         return
     try:
-        case.runs = find_runs(case.opened, case.example)
+        with silence():
+            case.runs = find_runs(case.opened, case.example)
     except Exception as error:  # torch.export raises many kinds; the reason is passed on
         case.notes.append(f"the model could not be traced, so that no windows were looked for: {reason(error)}")
         return

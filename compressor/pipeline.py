@@ -24,6 +24,7 @@ from compressor.distill import distill, obstacle
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
 from compressor.layers import replace
+from compressor.measure import ort_session
 from compressor.plan import Plan, layer_for
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
@@ -42,6 +43,7 @@ from compressor.sites import structured
 from compressor.train.noise import saturating
 from compressor.verify import verify
 from compressor_converters.folder import check_free, output_folder
+from compressor_converters.onnx_in import OnnxNetwork
 
 _CHECK_ROWS = 64
 
@@ -145,10 +147,10 @@ def run(
         check_baselines(case, plan)
         checkpoint = _checkpoint(output, recipe)
         with _destination(output, force) as (folder, keep):
+            original = _original(case)
             main = _build(case, recipe.method, plan, folder, checkpoint)
             _draw(case, main)
             others = [_baseline(case, name, main) for name in recipe.baselines]
-            original = Candidate("original", case.model, temporary_folder(case, "original"))
             report = _finish(case, main, original, others, eval_fn, started)
             recipe = recipe.model_copy(update={"plan": _resolved(main.fitted)})
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -231,6 +233,14 @@ def _deterministic(seed: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(before)
 
 
+def _original(case: Case) -> Candidate:
+    """The original with its files, written first: what cannot be written or loaded is said before the training."""
+    original = Candidate("original", case.model, temporary_folder(case, "original"))
+    export(case, original)
+    ort_session(case.model.view.file.path if isinstance(case.model, OnnxNetwork) else original.onnx)
+    return original
+
+
 def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | None) -> Candidate:
     """Fit and distill one method."""
     recipe = case.recipe
@@ -292,8 +302,9 @@ def _finish(
     eval_fn: Callable[[nn.Module], float] | None,
     started: float,
 ) -> Report:
-    """Export, verify and measure all candidates; the report."""
-    for candidate in (original, main, *(c for c in others if c.model is not None)):
+    """Export the candidates, verify and measure all of them; the report."""
+    case.model.cpu()
+    for candidate in (main, *(c for c in others if c.model is not None)):
         export(case, candidate)
     for candidate in others:
         if candidate.model is None:

@@ -137,7 +137,13 @@ def check(
     with torch.no_grad():
         for size in sorted({1, min(3, rows), rows}):
             batch = tuple(x[:size] for x in inputs)
-            expected, got = first_output(model(*batch)), run(batch)
+            expected = first_output(model(*batch))
+            try:
+                got = run(batch)
+            except RoomError:
+                raise
+            except CompressorError as error:
+                raise CompressorError(f"{name}: {error}; nothing was written") from error
             if got.shape != expected.shape:
                 raise CompressorError(f"{name}: gives {tuple(got.shape)}, the model in memory {tuple(expected.shape)}")
             difference = (got - expected).abs()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compressor.errors import CompressorError, reason
 from compressor_converters.onnx_session import onnx_session
 from compressor_kernels import native, onnx_library_path
 
@@ -140,12 +141,18 @@ def native_session(path: str | Path, *, exact: bool = False) -> InferenceSession
 
 
 def run_ort(session: InferenceSession, inputs: Sequence[Tensor]) -> list[NDArray[Any]]:
-    """All outputs for ``inputs``, which are given to the session's inputs in order."""
+    """All outputs for ``inputs``, which are given to the session's inputs in order.
+
+    CompressorError in onnxruntime's words where it does not run them.
+    """
     names = _input_names.get(session)
     if names is None:
         names = _input_names[session] = [entry.name for entry in session.get_inputs()]
     if len(names) != len(inputs):
         raise ValueError(f"the file has {len(names)} inputs ({', '.join(names)}), {len(inputs)} were given")
     arrays = {name: x.detach().cpu().contiguous().numpy() for name, x in zip(names, inputs, strict=True)}
-    outputs: list[NDArray[Any]] = session.run(None, arrays)
+    try:
+        outputs: list[NDArray[Any]] = session.run(None, arrays)
+    except Exception as error:  # onnxruntime raises classes of its own, which share no base
+        raise CompressorError(f"onnxruntime does not run it: {reason(error)}") from error
     return outputs

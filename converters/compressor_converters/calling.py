@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 
 def input_names(model: nn.Module) -> tuple[str, ...]:
@@ -44,15 +45,35 @@ class _ByName:
         return (), {**dict(zip(self.names, args, strict=False)), **kwargs}
 
 
+def spare_inputs(model: nn.Module) -> None:
+    """Let ``model``, which changes its inputs in place, do so on copies: the same rows go through several networks."""
+    model.register_forward_pre_hook(_on_copies, with_kwargs=True)
+
+
+def _on_copies(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    args, kwargs = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, (args, kwargs))
+    return args, kwargs
+
+
 @contextlib.contextmanager
 def plain_output(model: nn.Module) -> Iterator[None]:
-    """Within it, ``model`` returns a dict where it returns a mapping of a class of its own: files know no classes."""
+    """Within it, ``model`` returns plain dicts and tuples in place of classes of its own: files know no classes."""
 
     def plain(_model: nn.Module, _inputs: object, output: object) -> object:
-        return dict(output) if isinstance(output, Mapping) else output
+        return _plain(output)
 
     with model.register_forward_hook(plain):
         yield
+
+
+def _plain(output: object) -> object:
+    """Mappings as dicts and named tuples as tuples, at every depth."""
+    if isinstance(output, Mapping):
+        return {key: _plain(value) for key, value in output.items()}
+    if isinstance(output, list | tuple):
+        kind = list if isinstance(output, list) else tuple
+        return kind(_plain(value) for value in output)
+    return output
 
 
 def _arguments(model: nn.Module) -> list[inspect.Parameter]:

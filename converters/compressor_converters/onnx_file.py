@@ -7,10 +7,7 @@ gives the same bytes.
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +20,7 @@ from compressor.layers.base import StructuredLayer, onnx_export
 from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET
 from compressor_converters.calling import plain_output
 from compressor_converters.onnx_names import nodes, shorten_names
-from compressor_converters.pt2 import FreeAxes
+from compressor_converters.pt2 import FreeAxes, silence
 
 if TYPE_CHECKING:
     import onnx
@@ -126,7 +123,7 @@ def _export(
 ) -> onnx.ModelProto:
     from onnxscript.optimizer import optimize_ir
 
-    with onnx_export(), torch.no_grad(), _evaluating(model), plain_output(model), _silence():
+    with onnx_export(), torch.no_grad(), _evaluating(model), plain_output(model), silence():
         program = torch.onnx.export(
             model,
             example,
@@ -174,19 +171,6 @@ def _name(graph: ir.Graph, inputs: list[str]) -> None:
             value.name = name
     for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The exporter prints, warns and logs about its own versions; what matters comes as an exception."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,12 +84,23 @@ def save_pt2(
     for the example's sizes is written and the returned note says so. Example inputs, stack traces and machine paths
     are left out.
     """
+    path = Path(path)
+    for name in model.state_dict():
+        if not pt2_check.is_plain_name(name):
+            raise CompressorError(
+                f"{path.name}: a parameter is named '{name}'; give its module a name of letters a to z, digits, _ and -"
+            )
     program, note = export(model, example, dynamic_batch=dynamic_batch, free=free)
     whole = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(program, whole)
-    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.export.save(program, whole)
+    except Exception as error:  # torch raises many kinds
+        raise CompressorError(
+            f"{path.name}: this model cannot be written as an exported program: {reason(error)};"
+            " let it take and return tensors in tuples, lists and dicts"
+        ) from error
     with zipfile.ZipFile(whole) as file, path.open("wb") as out:
         try:
             _copy(file, pt2_check.cleaned(file, len(whole.getbuffer())), out, mark=True)
@@ -98,6 +111,20 @@ def save_pt2(
     return note
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """The exporters print, warn and log, of their own versions for instance; what matters comes as an exception."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
 def export(
     model: nn.Module, example: tuple[Tensor, ...], *, dynamic_batch: bool = True, free: FreeAxes = ()
 ) -> tuple[ExportedProgram, str | None]:
@@ -105,8 +132,7 @@ def export(
     was_training = model.training
     model.eval()
     try:
-        with warnings.catch_warnings(), plain_output(model):
-            warnings.simplefilter("ignore")
+        with silence(), plain_output(model):
             if not dynamic_batch:
                 return torch.export.export(model, example, strict=False), None
             # Two rows: torch takes a size of one for a constant, and the file must not depend on their number.
@@ -121,7 +147,13 @@ def export(
                 except Exception as error:  # torch.export raises many kinds; the reason is passed on
                     kept = f"a batch of {len(example[0])}" if not any(axes) else "inputs of one length"
                     notes.append(f"model.pt2 takes {kept} only: that size cannot be left free ({reason(error)})")
-            return torch.export.export(model, example, strict=False), notes[-1]
+            try:
+                return torch.export.export(model, example, strict=False), notes[-1]
+            except Exception as error:
+                raise CompressorError(
+                    f"the model cannot be written as an exported program: {reason(error)};"
+                    " change what torch.export does not follow, such as a branch on a tensor's value"
+                ) from error
     finally:
         model.train(was_training)
 

@@ -108,6 +108,11 @@ def entries(file: zipfile.ZipFile, size: int, *, unread: str | None = None) -> d
     return found
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a parameter may be called so: names end up in source code."""
+    return bool(_FQN.fullmatch(name))
+
+
 def cleaned(file: zipfile.ZipFile, size: int) -> Archive:
     """Check everything in an exported program; what may be loaded from it, or RefusedError with the reason."""
     found = entries(file, size)
