@@ -151,20 +151,17 @@ class _Run:
 
     def loss(self, batch: Batch, *, hints: bool) -> Tensor:
         """The loss of ``batch``; with ``hints`` the outputs of the replaced blocks count too."""
+        inputs = tuple(x.to(self.device) for x in batch.inputs)
         labels = None if batch.labels is None else batch.labels.to(self.device)
         entries = self.entries if hints else ()
         theirs, ours = [entry.sites[-1] for entry in entries], [entry.name for entry in entries]
         with _outputs(self.teacher, theirs) as wanted, _outputs(self.student, ours) as got:
             with torch.no_grad():
-                aim = first_output(self.teacher(*self._inputs(batch)))
-            loss = _whole_loss(first_output(self.student(*self._inputs(batch))), aim, labels, self.how, self.classes)
+                aim = first_output(self.teacher(*inputs))
+            loss = _whole_loss(first_output(self.student(*inputs)), aim, labels, self.how, self.classes)
             for their, our in zip(theirs, ours, strict=True):
                 loss = loss + self.how.hint_share / len(ours) * _hint(got[our], wanted[their])
         return loss
-
-    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Copies: a network may change its inputs in place."""
-        return tuple(x.to(self.device, copy=True) for x in batch.inputs)
 
     def penalty(self) -> Tensor:
         """What the structured layers add to the loss by themselves."""

@@ -328,12 +328,3 @@ def test_a_training_that_cannot_be_kept_or_read_goes_on_and_says_so(
     assert "began anew" in empty.notes[0]
     assert "began anew" in cut.notes[0]
     assert not list(tmp_path.glob("*.partial"))
-
-
-def test_a_network_that_changes_its_input_is_compared_on_the_same_input(inputs: Tensor) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.SiLU(inplace=True), nn.Linear(20, 17)).eval()
-    data = as_dataset(inputs, ("x",))
-    how = Training(epochs=1)
-    result = distill(copy.deepcopy(net), net, [], data, how, seed=0, limit=Limit(), progress=silent)
-    assert result.losses[0] < 1e-12

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compressor import compress
 from compressor.imitate import imitate
+from compressor.progress import Limit
 from compressor.sites import structured
 
 
