@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from compressor.console import (
     Stop,
     describe_method,
     describe_training,
+    exit_status,
     exported_json,
     exported_text,
     inspection_tables,
@@ -29,7 +28,6 @@ from compressor.console import (
     showing_progress,
     training_text,
 )
-from compressor.errors import GIVEN_UP, CompressorError, one_line
 from compressor.options import (
     data_options,
     folder_options,
@@ -387,30 +385,4 @@ def _console() -> Console:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 done, 2 for what the user can mend, 130 given up with Ctrl-C, 1 for a bug."""
-    raise SystemExit(_status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False)))
-
-
-def _status(run: Callable[[], Any]) -> int:
-    try:
-        returned = run()
-        sys.stdout.flush()
-        return returned if isinstance(returned, int) else 0
-    except CompressorError as error:
-        click.echo(f"error: {error!s}", err=True)
-        return 2
-    except click.ClickException as error:
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "compress"
-        click.echo(f"error: {one_line(error.format_message())} ({command} --help)", err=True)
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo(GIVEN_UP, err=True)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail too
-        return 1
-    except Exception:
-        traceback.print_exc()
-        click.echo(
-            "this is a bug in compress, not in what you asked for; please report it with the lines above", err=True
-        )
-        return 1
+    raise SystemExit(exit_status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False)))

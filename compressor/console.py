@@ -1,25 +1,29 @@
-"""What the command shows: progress, log lines and the answer to Ctrl-C on stderr, tables for stdout."""
+"""What the command shows: progress, log lines, what went wrong and the answer to Ctrl-C on stderr, tables for stdout."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from compressor.errors import GIVEN_UP, CompressorError, one_line
 from compressor.progress import Progress as ProgressProtocol
 from compressor.progress import Stage, silent
 from compressor.report.marks import latency_change
@@ -283,3 +287,30 @@ def exported_text(done: Exported) -> str:
         lines.append(f"stored as {done.dtype}: the outputs are off those in float32 by {done.error:.1e} of the largest")
     lines += [f"note  {note}" for note in done.notes]
     return "\n".join([*lines, f"wrote {done.folder}"])
+
+
+def exit_status(run: Callable[[], Any]) -> int:
+    """Do ``run``; what went wrong in one line on stderr, and the status that the command ends with."""
+    try:
+        returned = run()
+        sys.stdout.flush()
+        return returned if isinstance(returned, int) else 0
+    except CompressorError as error:
+        click.echo(f"error: {error!s}", err=True)
+        return 2
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "compress"
+        click.echo(f"error: {one_line(error.format_message())} ({command} --help)", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(GIVEN_UP, err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail too
+        return 1
+    except Exception:
+        traceback.print_exc()
+        click.echo(
+            "this is a bug in compress, not in what you asked for; please report it with the lines above", err=True
+        )
+        return 1

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compressor.checkpoint import fingerprint, read, save, snapshot, take_up
 from compressor.data import Batch, Dataset
-from compressor.errors import CompressorError, reason
+from compressor.errors import CompressorError
 from compressor.layers import replace
 from compressor.measure import first_output
 from compressor.plan import Entry
@@ -126,7 +125,7 @@ def _check_labels(model: nn.Module, data: Dataset) -> None:
         )
 
 
-class _Run:
+class Distillation:
     """One distillation under way: the networks, the optimiser, the best state so far."""
 
     def __init__(
@@ -147,7 +146,7 @@ class _Run:
         self.noise = GradientNoise(noisy, how.gradient_noise) if how.gradient_noise else None
         labels = train.head(1).labels
         self.classes = labels is not None and not labels.is_floating_point()
-        self.origin = _fingerprint(teacher)
+        self.origin = fingerprint(teacher)
 
     def loss(self, batch: Batch, *, hints: bool) -> Tensor:
         """The loss of ``batch``; with ``hints`` the outputs of the replaced blocks count too."""
@@ -279,14 +278,14 @@ def distill(
     torch.manual_seed(seed)
     result = Distilled()
     with fading(student, teacher, entries, how) as faders, disturbed(student, how.noise) as noisy:
-        run = _Run(student, teacher, entries, train, how, seed)
+        run = Distillation(student, teacher, entries, train, how, seed)
         if run.classes:
             _check_labels(teacher, data)
-        best = _snapshot(student)
-        found = _read(checkpoint, run, result)
+        best = snapshot(student)
+        found = read(checkpoint, run, result)
         if found is not None:
             best = found["best"]
-            _take_up(found, run, result)
+            take_up(found, run, result)
         else:
             result.losses.append(run.held_back_loss(held))
         layout = channels_last((student, teacher), lambda: run.rehearse(data.head(2)))
@@ -299,9 +298,9 @@ def distill(
                 result.losses.append(run.held_back_loss(held))
                 result.epochs = epoch + 1
                 if run.is_better(result):
-                    result.best_epoch, best = epoch + 1, _snapshot(student)
+                    result.best_epoch, best = epoch + 1, snapshot(student)
                 if checkpoint is not None and result.stopped is None:
-                    _save(checkpoint, run, result, best)
+                    save(checkpoint, run, result, best)
                 if result.stopped is not None:
                     break
         student.load_state_dict(best, strict=False)
@@ -313,67 +312,3 @@ def distill(
 def obstacle(student: nn.Module, data: Dataset) -> str | None:
     """Why ``student`` cannot be trained as a whole, in words; None where it can."""
     return student.obstacle(data.head(2).inputs) if isinstance(student, OnnxNetwork) else None
-
-
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """All that training may change."""
-    kept = model.state_dict(keep_vars=True).items()
-    frozen = {name for name, value in kept if isinstance(value, nn.Parameter) and not value.requires_grad}
-    return {name: value.detach().clone() for name, value in kept if name not in frozen}
-
-
-def _save(path: Path, run: _Run, result: Distilled, best: dict[str, Tensor]) -> None:
-    state = {
-        "origin": run.origin,
-        "student": _snapshot(run.student),
-        "best": best,
-        "optimizer": run.optimizer.state_dict(),
-        "step": run.step,
-        "seen": [run.shares.first, run.shares.average],
-        "random": torch.get_rng_state(),
-        "device_random": torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None,
-        "result": {"epochs": result.epochs, "losses": result.losses, "best_epoch": result.best_epoch},
-    }
-    partial = path.with_name(path.name + ".partial")
-    try:
-        torch.save(state, partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
-        partial.unlink(missing_ok=True)
-        note = f"the training could not be kept to be taken up again: {reason(error)}"
-        result.notes += [note] if note not in result.notes else []
-
-
-def _read(path: Path | None, run: _Run, result: Distilled) -> dict[str, Any] | None:
-    """The state kept in ``path``; None where there is none of this network, or none that can be read."""
-    if path is None or not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        return state if state["origin"] == run.origin else None
-    except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        result.notes.append(f"the training began anew, what was kept of it could not be read: {reason(error)}")
-        return None
-
-
-def _take_up(state: dict[str, Any], run: _Run, result: Distilled) -> None:
-    """Go on from ``state``."""
-    run.student.load_state_dict(state["student"], strict=False)
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.step = state["step"]
-    run.shares.first, run.shares.average = state["seen"]
-    run.anneal(run.step / run.steps)
-    run.settled = all(layer.is_settled for layer in run.layers)
-    torch.set_rng_state(state["random"])
-    if state["device_random"] is not None:
-        torch.cuda.set_rng_state(state["device_random"], run.device)
-    result.epochs, result.losses, result.best_epoch = (state["result"][k] for k in ("epochs", "losses", "best_epoch"))
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """Of all numbers of ``model``: the recipe does not know them where code made it."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import glob
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from torch import nn
 from compressor.baselines import INT8, quantize_int8
 from compressor.candidate import Candidate, check_quality, count, export, side, temporary_folder, time_all
 from compressor.case import Case, open_case, processor, threads, versions
+from compressor.checkpoint import checkpoint_of, forget
 from compressor.distill import distill, obstacle
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
@@ -145,7 +145,7 @@ def run(
         plan = _plan(case)
         refuse_empty(case, plan, recipe.method)
         check_baselines(case, plan)
-        checkpoint = _checkpoint(output, recipe)
+        checkpoint = checkpoint_of(output, recipe)
         with _destination(output, force) as (folder, keep):
             original = _original(case)
             main = _build(case, recipe.method, plan, folder, checkpoint)
@@ -156,7 +156,7 @@ def run(
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             write_reports(report, folder)
         if checkpoint is not None:
-            _forget(checkpoint)
+            forget(checkpoint)
     assert main.model is not None
     return Result(main.model, report, Path(output) if output is not None else folder, keep)
 
@@ -196,19 +196,6 @@ def _plan(case: Case) -> Plan:
         return case.plan(recipe.method, recipe.settings)
     check_replayed(case, recipe.plan)
     return recipe.plan
-
-
-def _checkpoint(output: str | Path | None, recipe: Recipe) -> Path | None:
-    if output is None:
-        return None
-    target = Path(os.path.abspath(output))
-    return target.parent / f".{target.name}.checkpoint-{recipe.digest()}"
-
-
-def _forget(checkpoint: Path) -> None:
-    """Remove the checkpoints of all runs that had this output."""
-    for file in checkpoint.parent.glob(glob.escape(checkpoint.name.rpartition("-")[0]) + "-*"):
-        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.cli import _status, cli
+from compressor.cli import cli
+from compressor.console import exit_status
 from tests import hostile_programs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +81,7 @@ class Tiny:
         """Run the command in the folder, in this process: quicker than `run`, and the same code after its start."""
         out, error = io.StringIO(), io.StringIO()
         with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-            found = _status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False))
+            found = exit_status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False))
         assert found == status, f"exit {found}, not {status}\n{out.getvalue()}\n{error.getvalue()}"
         return subprocess.CompletedProcess(arguments, found, out.getvalue(), error.getvalue())
 

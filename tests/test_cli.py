@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT, environment
 
 from compressor import __version__
-from compressor.cli import _given, _recipe, _session, _status, cli
-from compressor.console import Lines, Stop, costs
+from compressor.cli import _given, _recipe, _session, cli
+from compressor.console import Lines, Stop, costs, exit_status
 from compressor.errors import CompressorError
 from compressor.layers import methods
 from compressor.options import Duration, Setting, Shape
@@ -27,7 +27,7 @@ COMMANDS = dict(cli.commands)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = _status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False))
+    status = exit_status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False))
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -132,9 +132,9 @@ def test_what_the_user_can_mend_exits_2_and_a_bug_shows_its_traceback_and_exits_
     def bug() -> None:
         raise ValueError("a bug")
 
-    assert _status(mendable) == 2
+    assert exit_status(mendable) == 2
     assert capsys.readouterr().err == "error: two lines\n"
-    assert _status(bug) == 1
+    assert exit_status(bug) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -171,7 +171,7 @@ def test_giving_up_exits_130() -> None:
     def give_up() -> None:
         raise KeyboardInterrupt
 
-    assert _status(give_up) == 130
+    assert exit_status(give_up) == 130
 
 
 LOADING = """

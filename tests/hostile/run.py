@@ -61,7 +61,8 @@ def main(folder: Path, names: list[str]) -> None:
         importlib.import_module(module)
     import torch
 
-    from compressor.cli import _status, cli
+    from compressor.cli import cli
+    from compressor.console import exit_status
 
     torch.set_num_threads(1)
     os.chdir(folder)
@@ -73,7 +74,7 @@ def main(folder: Path, names: list[str]) -> None:
     def command(arguments: list[str]) -> tuple[int, str]:
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            status = _status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False))
+            status = exit_status(lambda: cli.main(arguments, prog_name="compress", standalone_mode=False))
         return status, said.getvalue()
 
     job = ["--method", "svd", "--set", "rank=2", "--input-shape", "1,7", "--target", "*", "-o", "done", "--quiet"]
