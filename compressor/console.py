@@ -1,4 +1,4 @@
-"""What the command shows: progress, log lines, what went wrong and the answer to Ctrl-C on stderr, tables for stdout."""
+"""What the command shows: progress, log lines, errors and the answer to Ctrl-C on stderr, tables for stdout."""
 
 from __future__ import annotations
 
