@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from compressor.layers import Metric, StructuredLayer, build, lbfgs, methods, solve
 
@@ -87,6 +88,16 @@ def test_forward_is_the_dense_map_it_says_and_keeps_any_leading_shape(name, sett
     else:
         with pytest.raises(ValueError, match="no dense equivalent"):
             layer.dense()
+
+
+@over_settings
+def test_a_parameter_that_something_else_computes_is_the_one_that_counts(name, settings) -> None:
+    layer, x = layer_of(name, settings, (16, 13)), rows(2, 16)
+    y = layer(x)
+    for key, _ in list(layer.named_parameters()):
+        owner, _, own = key.rpartition(".")
+        prune.identity(layer.get_submodule(owner), own)  # an attribute, the product of a parameter and a buffer of ones
+    torch.testing.assert_close(layer(x), y)
 
 
 @pytest.mark.parametrize("size", [(5, 3), (7, 13), (70, 2)])

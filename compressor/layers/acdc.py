@@ -104,12 +104,10 @@ class ACDC(FittedLayer):
 
     def transform(self, x: Tensor) -> Tensor:
         c = self.config
-        # As attributes they take a microsecond each.
-        own: dict[str, Any] = self._parameters
-        fixed: dict[str, Any] = self._buffers
+        fixed: dict[str, Any] = self._buffers  # as `own`
         scattered = fixed["ends"] is not None
         h = dispatch.acdc(
-            self._enter(x) if scattered else x, own["a"], own["d"], own.get("beta"), fixed["permutation"],
+            self._enter(x) if scattered else x, self.own("a"), self.own("d"), self.own("beta"), fixed["permutation"],
             self.size if scattered else self.out_features, relu=c.relu, separable=c.basis == "dct2d",
         )  # fmt: skip
         return self._leave(h) if scattered else h

@@ -85,7 +85,7 @@ class Fastfood(FeatureLayer):
 
     def transform(self, x: Tensor) -> Tensor:
         if self.is_linear and self.config.terms == 1 and not self._drops:
-            return self._fused(x, "linear", self._parameters.get("bias"))
+            return self._fused(x, "linear", self.own("bias"))
         return super().transform(x)
 
     def products(self, x: Tensor) -> Tensor:
@@ -95,12 +95,9 @@ class Fastfood(FeatureLayer):
         return self.bend(self._products_in_steps(x)) if self._drops else self._fused(x, self.config.features)
 
     def _fused(self, x: Tensor, features: str, bias: Tensor | None = None) -> Tensor:
-        # As attributes they take a microsecond each.
         fixed: dict[str, Any] = self._buffers
-        own: dict[str, Any] = self._parameters if self.config.adaptive else fixed
-        return dispatch.fastfood(
-            x, own["B"], fixed["permutation"], own["G"], own["S"], scale=self.scale, features=features, bias=bias
-        )
+        B, G, S = (self.own(name) if self.config.adaptive else fixed[name] for name in "BGS")
+        return dispatch.fastfood(x, B, fixed["permutation"], G, S, scale=self.scale, features=features, bias=bias)
 
     @property
     def _drops(self) -> bool:

@@ -116,8 +116,7 @@ class FeatureLayer(FittedLayer):
 
     def read(self, features: Tensor) -> Tensor:
         """``(..., n or 2n) -> (..., out)``: the read-out if there is one, and the bias."""
-        own: dict[str, Any] = self._parameters  # as attributes they take a microsecond each
-        down, readout, bias = own.get("readout_down"), own.get("readout"), own.get("bias")
+        down, readout, bias = self.own("readout_down"), self.own("readout"), self.own("bias")
         if down is not None:
             features = nn.functional.linear(features, down)
         if readout is not None:

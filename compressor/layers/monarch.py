@@ -67,8 +67,7 @@ class Monarch(FittedLayer):
             nn.init.uniform_(factor, -1 / math.sqrt(factor.shape[-1]), 1 / math.sqrt(factor.shape[-1]))
 
     def transform(self, x: Tensor) -> Tensor:
-        own: dict[str, Any] = self._parameters  # as attributes they take a microsecond each
-        return dispatch.monarch(x, own["first"], own["second"], own.get("bias"), self.out_features)
+        return dispatch.monarch(x, self.own("first"), self.own("second"), self.own("bias"), self.out_features)
 
     def onnx_node(self, x: Tensor) -> Tensor:
         return monarch_node(x, self.first, self.second, self.bias, self._shape())

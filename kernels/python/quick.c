@@ -32,6 +32,7 @@ typedef struct {
   PyObject* known;     /* the capsule */
   PyObject* reference; /* weak, to the layer: another may come to stand where it was */
   PyObject *type, *training;
+  PyObject* config;
   PyObject* held; /* weak references to its parameters and buffers, or None, in their order */
   int64_t rows;
 } Layer;
@@ -40,7 +41,7 @@ typedef struct {
 static PyObject *Tensor, *float32, *is_grad_enabled, *tracing_state, *has_transforms, *count_modes, *forward_ad,
     *count_threads, *empty, *data_ptr, *is_contiguous, *global_hooks, *known_calls, *known_layers, *forgetting, *check;
 static PyObject *text_current_level, *text_dtype, *text_is_cpu, *text_shape; /* made by PyInit__quick */
-static PyObject *text_forward, *text_training, *text_tensors[2], *text_hooks[HOOKS];
+static PyObject *text_forward, *text_transform, *text_training, *text_config, *text_version, *text_tensors[2], *text_hooks[HOOKS];
 
 /* The last call that was known, while a layer is run that is not: what came in, what went out, what is known of it. */
 static struct {
@@ -133,12 +134,12 @@ static int are_in_place(const Known* known) {
   return 1;
 }
 
-/* Whether the tables are those of before, in the same memory; -1 for an exception. */
+/* Whether the tables are those of before. */
 static int are_known(const Known* known, PyObject* const* tables, Py_ssize_t count) {
   if (count != known->count) return 0;
   for (Py_ssize_t i = 0; i < count; i++)
     if (referent(known->references[i]) != tables[i]) return 0;
-  return are_in_place(known);
+  return 1;
 }
 
 /* Whether nobody looks at what is computed: no trace, no transformation, no mode; -1 for an exception. */
@@ -210,16 +211,23 @@ static PyObject* run(const Known* known, PyObject* x, int64_t* wanted) {
     Py_DECREF(y);
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
   }
-  PyObject* held[MOST_TABLES]; /* another thread may put other tensors into the layer, these must not be freed */
-  for (Py_ssize_t i = 0; i < known->count; i++) held[i] = Py_XNewRef(referent(known->references[i]));
   PyThreadState* state = rows * known->columns > SMALL ? PyEval_SaveThread() : NULL;
   const int error = known->forward(known->description, from, to, rows, known->columns, known->outputs, threads, NULL);
   if (state) PyEval_RestoreThread(state);
-  for (Py_ssize_t i = 0; i < known->count; i++) Py_XDECREF(held[i]);
   if (!error) return y;
   Py_DECREF(y);
   PyObject* said = PyObject_CallFunction(check, "i", error);  /* raises */
   return said;
+}
+
+/* `run` where all tables live where they were, else None; held, for another thread may put others in their place. */
+static PyObject* run_in_place(const Known* known, PyObject* x, int64_t* wanted) {
+  PyObject* held[MOST_TABLES];
+  for (Py_ssize_t i = 0; i < known->count; i++) held[i] = Py_XNewRef(referent(known->references[i]));
+  const int answer = are_in_place(known);
+  PyObject* y = answer == 1 ? run(known, x, wanted) : answer ? NULL : Py_NewRef(Py_None);
+  for (Py_ssize_t i = 0; i < known->count; i++) Py_XDECREF(held[i]);
+  return y;
 }
 
 static void drop_last(void) {
@@ -250,7 +258,7 @@ static PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t cou
   if (answer == 1 && settings != known->settings) answer = PyObject_RichCompareBool(settings, known->settings, Py_EQ);
   if (answer == 1) answer = is_plain();
   int64_t rows = 0;
-  PyObject* y = answer == 1 ? run(known, x, &rows) : answer ? NULL : Py_NewRef(Py_None);
+  PyObject* y = answer == 1 ? run_in_place(known, x, &rows) : answer ? NULL : Py_NewRef(Py_None);
   if (last.wanted && y && y != Py_None) {
     drop_last();
     last.x = x, last.y = Py_NewRef(y), last.known = Py_NewRef(capsule), last.rows = rows;
@@ -261,18 +269,18 @@ static PyObject* call(PyObject* self, PyObject* const* arguments, Py_ssize_t cou
 
 static void free_layer(PyObject* capsule) {
   Layer* layer = PyCapsule_GetPointer(capsule, NULL);
-  PyObject* const owned[] = {layer->known, layer->reference, layer->type, layer->training, layer->held};
+  PyObject* const owned[] = {layer->known, layer->reference, layer->type, layer->training, layer->config, layer->held};
   for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) Py_XDECREF(owned[i]);
   PyMem_Free(layer);
 }
 
-/* Whether a call of the layer with these contents is its class's `forward` and nothing besides; -1 for an exception. */
+/* Whether a call of the layer with these contents is its class's methods and nothing besides; -1 for an exception. */
 static int is_bare(PyObject* contents) {
   for (int i = 0; i < HOOKS; i++) {
     PyObject* hooks = PyDict_GetItemWithError(contents, text_hooks[i]);
     if (!hooks || PyDict_Size(hooks) || PyDict_Size(PyTuple_GetItem(global_hooks, i))) return PyErr_Occurred() ? -1 : 0;
   }
-  if (PyDict_GetItemWithError(contents, text_forward)) return 0;
+  if (PyDict_GetItemWithError(contents, text_forward) || PyDict_GetItemWithError(contents, text_transform)) return 0;
   return PyErr_Occurred() ? -1 : 1;
 }
 
@@ -318,13 +326,13 @@ static int are_held(const Known* known, PyObject* held) {
 static PyObject* run_layer(const Layer* found, PyObject* layer, PyObject* contents, PyObject* x) {
   const Known* known = PyCapsule_GetPointer(found->known, NULL);
   int answer = referent(found->reference) == layer && found->type == (PyObject*)Py_TYPE(layer) &&
-               PyDict_GetItemWithError(contents, text_training) == found->training;
+               PyDict_GetItemWithError(contents, text_training) == found->training &&
+               PyDict_GetItemWithError(contents, text_config) == found->config;
   if (answer == 1) answer = is_bare(contents);
   if (answer == 1) answer = still_holds(contents, found->held);
-  if (answer == 1) answer = are_in_place(known);
   if (answer == 1) answer = is_plain();
   int64_t rows = found->rows;
-  return answer == 1 ? run(known, x, &rows) : PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+  return answer == 1 ? run_in_place(known, x, &rows) : PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 /* call_layer(layer, arguments, keywords): what the layer gives, if it is known; else None, and `learn` is next. */
@@ -346,11 +354,12 @@ static PyObject* call_layer(PyObject* self, PyObject* const* arguments, Py_ssize
   PyObject* y = run_layer(PyCapsule_GetPointer(capsule, NULL), layer, contents, x);
   Py_DECREF(contents);
   Py_DECREF(capsule);
+  if (y && y != Py_None) last.wanted = 0;
   return y;
 }
 
 /* A capsule of the layer for the last call. */
-static PyObject* describe_layer(PyObject* layer, PyObject* key, PyObject* training, PyObject* held) {
+static PyObject* describe_layer(PyObject* layer, PyObject* key, PyObject* contents, PyObject* held) {
   PyObject* forget = PyObject_CallFunctionObjArgs(forgetting, key, NULL);
   PyObject* reference = forget ? PyWeakref_NewRef(layer, forget) : NULL;
   Py_XDECREF(forget);
@@ -358,7 +367,9 @@ static PyObject* describe_layer(PyObject* layer, PyObject* key, PyObject* traini
   Layer* made = PyMem_Calloc(1, sizeof(Layer));
   if (!made) return PyErr_NoMemory();
   made->known = Py_NewRef(last.known), made->rows = last.rows, made->reference = reference;
-  made->type = Py_NewRef((PyObject*)Py_TYPE(layer)), made->training = Py_NewRef(training), made->held = Py_NewRef(held);
+  made->type = Py_NewRef((PyObject*)Py_TYPE(layer)), made->held = Py_NewRef(held);
+  made->training = Py_XNewRef(PyDict_GetItemWithError(contents, text_training));
+  made->config = Py_XNewRef(PyDict_GetItemWithError(contents, text_config));
   return PyCapsule_New(made, NULL, free_layer);
 }
 
@@ -368,10 +379,10 @@ static PyObject* learn(PyObject* self, PyObject* const* arguments, Py_ssize_t co
   if (count != 3) return PyErr_Format(PyExc_TypeError, "learn takes a layer, arguments and what it gave for them");
   if (last.wanted && last.y && last.y == arguments[2] && PyTuple_GetItem(arguments[1], 0) == last.x) {
     PyObject *layer = arguments[0], *contents = PyObject_GenericGetDict(layer, NULL);
-    PyObject* training = contents ? PyDict_GetItemWithError(contents, text_training) : NULL;
-    PyObject* held = training && is_bare(contents) == 1 ? hold(contents) : NULL;
+    const long changes = contents ? number(PyObject_GetAttr(last.y, text_version)) : -2; /* in place, after the call */
+    PyObject* held = !changes && is_bare(contents) == 1 ? hold(contents) : NULL;
     PyObject* key = held && are_held(PyCapsule_GetPointer(last.known, NULL), held) ? PyLong_FromVoidPtr(layer) : NULL;
-    PyObject* capsule = key ? describe_layer(layer, key, training, held) : NULL;
+    PyObject* capsule = key ? describe_layer(layer, key, contents, held) : NULL;
     if (capsule) PyDict_SetItem(known_layers, key, capsule);
     Py_XDECREF(capsule), Py_XDECREF(key), Py_XDECREF(held), Py_XDECREF(contents);
   }
@@ -411,7 +422,10 @@ PyMODINIT_FUNC PyInit__quick(void) {
   text_is_cpu = PyUnicode_InternFromString("is_cpu");
   text_shape = PyUnicode_InternFromString("shape");
   text_forward = PyUnicode_InternFromString("forward");
+  text_transform = PyUnicode_InternFromString("transform");
   text_training = PyUnicode_InternFromString("training");
+  text_config = PyUnicode_InternFromString("config");
+  text_version = PyUnicode_InternFromString("_version");
   text_tensors[0] = PyUnicode_InternFromString("_parameters");
   text_tensors[1] = PyUnicode_InternFromString("_buffers");
   text_hooks[0] = PyUnicode_InternFromString("_forward_hooks");
