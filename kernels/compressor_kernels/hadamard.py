@@ -87,9 +87,12 @@ def run_fastfood_backward(
 
 def stack(columns: int, tables: list[Tensor], scale: float, features: str, bias: Tensor | None = None) -> Stack:
     """The C side's view of ``tables``, B, G, S and the permutation, and ``bias``: contiguous and kept by the caller."""
-    b, _, s, permutation = tables
-    if permutation.dtype not in (torch.uint16, torch.int32):
-        raise ValueError(f"a permutation is of uint16 or int32, not {permutation.dtype}")
+    b, g, s, permutation = tables
+    native.check_shape("G", g, tuple(b.shape))
+    native.check_shape("the permutation", permutation, tuple(b.shape))
+    native.check_permutation(permutation, b.shape[1])
+    native.check_shape("S", s, (min(len(s), b.numel()),))
+    native.check_shape("the bias", bias, (len(s),))
     return Stack(
         b.shape[1],
         b.shape[0],

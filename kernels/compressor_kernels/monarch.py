@@ -35,6 +35,7 @@ class Stack(ctypes.Structure):
 
 def run_monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """`reference.monarch`, without autograd."""
+    native.require(x, first, second, bias)
     first, second, bias = first.contiguous(), second.contiguous(), None if bias is None else bias.contiguous()
     table = stack(x.shape[-1], first, second, bias, out_features)
     return native.forward("ck_monarch_forward_f32", table, x, out_features)
@@ -42,6 +43,7 @@ def run_monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, o
 
 def run_monarch_backward(grad: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by x, first and second from that of the output of `run_monarch`."""
+    native.require(grad, x, first, second)
     first, second = first.contiguous(), second.contiguous()
     found = x.new_empty(x.shape), first.new_empty(first.shape), second.new_empty(second.shape)
     table = stack(x.shape[-1], first, second, None, grad.shape[-1])
@@ -52,6 +54,8 @@ def run_monarch_backward(grad: Tensor, x: Tensor, first: Tensor, second: Tensor)
 def stack(columns: int, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int) -> Stack:
     """The C side's view of a product; the tables are contiguous and kept alive by the caller."""
     k, hidden, p = first.shape
+    native.check_shape("the second factor", second, (k, second.shape[1], hidden))
+    native.check_shape("the bias", bias, (out_features,))
     tables = [None if table is None else table.data_ptr() for table in (first, second, bias)]
     return Stack(k, hidden // k, p, second.shape[1], columns, out_features, *tables)
 

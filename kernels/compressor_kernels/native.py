@@ -212,7 +212,13 @@ def describe_cascade(
     relu: bool,
     separable: bool,
 ) -> tuple[Cascade, list[Tensor | None]]:
-    """The description of a cascade, and the tensors that must live as long as it does."""
+    """The description of a cascade, and the tensors that must live as long; ValueError where they do not fit."""
+    depth, n = d.shape
+    check_shape("a", a, (depth, n), (depth - 1, n))
+    check_shape("the bias", bias, (depth, n))
+    check_shape("the permutation", permutation, (depth - 1, n))
+    if permutation is not None:
+        check_permutation(permutation, n)
     tables = [None if table is None else table.contiguous() for table in (a, d, bias, permutation)]
     cascade = Cascade(
         d.shape[1],
@@ -226,6 +232,28 @@ def describe_cascade(
         *(None if table is None or not table.numel() else table.data_ptr() for table in tables),
     )
     return cascade, tables
+
+
+def require(*tensors: Tensor | None) -> None:
+    """TypeError where the library would read numbers of another kind as float32."""
+    if not takes(*tensors):
+        kinds = ", ".join(f"{tensor.dtype} on {tensor.device}" for tensor in tensors if tensor is not None)
+        raise TypeError(f"a native kernel takes float32 on the CPU, not {kinds}")
+
+
+def check_shape(name: str, table: Tensor | None, *shapes: tuple[int, ...]) -> None:
+    """ValueError where ``table`` has none of ``shapes``: the library reads as many numbers as it is told."""
+    if table is not None and tuple(table.shape) not in shapes:
+        raise ValueError(f"{name} is {tuple(table.shape)}, not {' or '.join(map(str, shapes))}")
+
+
+def check_permutation(permutation: Tensor, n: int) -> None:
+    """ValueError where ``permutation`` is of another type than the library reads, or leads outside of ``n`` numbers."""
+    if permutation.dtype not in (torch.uint16, torch.int32):
+        raise ValueError(f"a permutation is of uint16 or int32, not {permutation.dtype}")
+    places = permutation.numpy()
+    if places.size and not 0 <= places.min() <= places.max() < n:
+        raise ValueError(f"a permutation of {n} numbers names places from {places.min()} to {places.max()}")
 
 
 def forward(function: str, table: ctypes.Structure, x: Tensor, outputs: int) -> Tensor:

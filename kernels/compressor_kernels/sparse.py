@@ -36,6 +36,7 @@ class Matrix(ctypes.Structure):
 
 def run_csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
     """`reference.csr`, without autograd."""
+    native.require(x, values, bias)
     tables = [table if table is None else table.contiguous() for table in (values, columns, lengths, bias)]
     return native.forward("ck_csr_forward_f32", matrix(x.shape[-1], tables), x, len(lengths))
 
@@ -51,6 +52,7 @@ def matrix(columns_in: int, tables: list[Tensor | None]) -> Matrix:
             f"{len(values)} values need as many columns of uint8, uint16 or int32, and lengths; "
             f"not {len(columns)} of {columns.dtype} and {lengths.dtype}"
         )
+    native.check_shape("the bias", bias, (len(lengths),))
     return Matrix(
         columns_in,
         len(lengths),
@@ -92,6 +94,7 @@ def run_csr_backward(
     by_values: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The gradients by x, ``grad W``, and by the values, ``gradᵀ x`` where W has entries; empty if not asked for."""
+    native.require(grad, x, values)
     tables = [table.contiguous() for table in (values, columns, lengths)]
     found = x.new_empty(x.shape if by_x else 0), values.new_empty(values.shape if by_values else 0)
     wanted = [gradient if is_wanted else None for gradient, is_wanted in zip(found, (by_x, by_values), strict=True)]
