@@ -283,3 +283,24 @@ def test_a_known_cascade_is_traced_and_differentiated_all_the_same() -> None:
         assert "compressor_kernels" not in str(torch.export.export(layer, (x,)).graph)
         torch.testing.assert_close(y[0], y[1])
     assert layer(x).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("acdc", {}), ("fastfood", {}), ("fastfood", {"features": "rbf"}), ("monarch", {}), ("pruned", {})],
+)
+def test_gradients_have_gradients_as_in_plain_torch(
+    name: str, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer, x = method(name).layer(16, 16, bias=True, **settings), data(3, 16).requires_grad_()
+    tensors = [x, *layer.parameters()]
+
+    def of_a_penalty() -> list[Tensor]:
+        first = torch.autograd.grad(layer(x).tanh().sum(), tensors, create_graph=True)
+        return list(torch.autograd.grad(sum(g.square().sum() for g in first), tensors))
+
+    found = of_a_penalty()
+    monkeypatch.setattr(native, "is_loaded", lambda: False)
+    for mine, plain in zip(found, of_a_penalty(), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max()))

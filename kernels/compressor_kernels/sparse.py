@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor_kernels import native
+from compressor_kernels import native, reference
 
 WHOLE = (torch.uint8, torch.uint16, torch.int32)
 
@@ -114,7 +114,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gx, gv = csr_backward(grad, *ctx.saved_tensors)
+    gx: Tensor | None
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the gradient's own gradient
+        x, values, columns, lengths = ctx.saved_tensors
+        y = reference.csr(x, values, columns, lengths, None)
+        gx, gv = native.plain_gradients(y, (x, values), grad)
+    else:
+        gx, gv = csr_backward(grad, *ctx.saved_tensors)
     return gx, gv, None, None, grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.has_bias else None
 
 
