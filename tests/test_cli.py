@@ -179,6 +179,7 @@ import importlib, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "compressor.console":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 module, _, name = sys.argv.pop().partition(":")

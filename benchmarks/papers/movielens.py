@@ -206,6 +206,8 @@ def measure(runs: Runs) -> None:
     published = [("100k", f"u{i}", key) for i in range(1, 6) for key in SEVERAL["100k"]]
     for data, split, key in [*several, *single, *published]:
         _take(runs, chosen(runs, (data, *key), split_of(data, "0")[0]), split)
+    given = chosen(runs, _GIVEN, split_of("1m", "0")[0])
+    _take(runs, replace(given, optimizer="rprop"), "0")
     for model, hidden in _BY_BOTH:
         best = chosen(runs, ("100k", model, hidden), split_of("100k", "0")[0])
         _take(runs, replace(best, optimizer="lbfgs" if best.optimizer == "rprop" else "rprop"), "0")

@@ -41,7 +41,7 @@ typedef struct {
 static PyObject *Tensor, *float32, *is_grad_enabled, *tracing_state, *has_transforms, *count_modes, *forward_ad,
     *count_threads, *empty, *data_ptr, *is_contiguous, *global_hooks, *known_calls, *known_layers, *forgetting, *check;
 static PyObject *text_current_level, *text_dtype, *text_is_cpu, *text_shape; /* made by PyInit__quick */
-static PyObject *text_forward, *text_transform, *text_training, *text_config, *text_version, *text_tensors[2], *text_hooks[HOOKS];
+static PyObject *text_forward, *text_transform, *text_training, *text_config, *text_tensors[2], *text_hooks[HOOKS];
 
 /* The last call that was known, while a layer is run that is not: what came in, what went out, what is known of it. */
 static struct {
@@ -379,8 +379,7 @@ static PyObject* learn(PyObject* self, PyObject* const* arguments, Py_ssize_t co
   if (count != 3) return PyErr_Format(PyExc_TypeError, "learn takes a layer, arguments and what it gave for them");
   if (last.wanted && last.y && last.y == arguments[2] && PyTuple_GetItem(arguments[1], 0) == last.x) {
     PyObject *layer = arguments[0], *contents = PyObject_GenericGetDict(layer, NULL);
-    const long changes = contents ? number(PyObject_GetAttr(last.y, text_version)) : -2; /* in place, after the call */
-    PyObject* held = !changes && is_bare(contents) == 1 ? hold(contents) : NULL;
+    PyObject* held = contents && is_bare(contents) == 1 ? hold(contents) : NULL;
     PyObject* key = held && are_held(PyCapsule_GetPointer(last.known, NULL), held) ? PyLong_FromVoidPtr(layer) : NULL;
     PyObject* capsule = key ? describe_layer(layer, key, contents, held) : NULL;
     if (capsule) PyDict_SetItem(known_layers, key, capsule);
@@ -425,7 +424,6 @@ PyMODINIT_FUNC PyInit__quick(void) {
   text_transform = PyUnicode_InternFromString("transform");
   text_training = PyUnicode_InternFromString("training");
   text_config = PyUnicode_InternFromString("config");
-  text_version = PyUnicode_InternFromString("_version");
   text_tensors[0] = PyUnicode_InternFromString("_parameters");
   text_tensors[1] = PyUnicode_InternFromString("_buffers");
   text_hooks[0] = PyUnicode_InternFromString("_forward_hooks");
