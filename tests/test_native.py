@@ -9,6 +9,7 @@ import pytest
 import torch
 from native_oracle import NUMBERS, assert_in_budget, data, together
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 from compressor.layers import method, seeded
 from compressor_kernels import dispatch, native, quick, reference
@@ -304,3 +305,19 @@ def test_gradients_have_gradients_as_in_plain_torch(
     monkeypatch.setattr(native, "is_loaded", lambda: False)
     for mine, plain in zip(found, of_a_penalty(), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(
+    ("name", "key"), [("acdc", "a"), ("fastfood", "G"), ("monarch", "first"), ("pruned", "values")]
+)
+def test_parameters_that_are_more_than_a_tensor_go_through_torch(name: str, key: str, grad: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = method(name).layer(16, 16, bias=True), data(3, 16)
+    y = layer(x).detach()
+    table = getattr(layer, key).detach()
+    setattr(layer, key, torch.nn.Parameter(TwoTensor(table, 2 * table)))
+    with torch.set_grad_enabled(grad):
+        both = layer(x)
+    torch.testing.assert_close(both.a, y)
+    assert not torch.allclose(both.b, y)

@@ -379,6 +379,9 @@ def test_options_serve_for_two_sessions(tmp_path: Path) -> None:
     x = torch.randn(3, 21)
     first, second = (onnxruntime.InferenceSession(str(path), options) for _ in range(2))
     assert torch.equal(run(first, x), run(second, x))
+    options = onnxruntime.SessionOptions()
+    third, fourth = (compressor.onnx_session(path, options=options) for _ in range(2))
+    assert torch.equal(run(third, x), run(fourth, x))
 
 
 CHILD = """

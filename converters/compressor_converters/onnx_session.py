@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,14 @@ def onnx_session(
         raise CompressorError(f"{path}: onnxruntime does not load it: {' '.join(str(error).split())[:300]}") from error
 
 
+_registered: weakref.WeakSet[SessionOptions] = weakref.WeakSet()  # onnxruntime refuses a second time
+
+
 def _register(options: SessionOptions) -> None:
     import onnxruntime
+
+    if options in _registered:
+        return
 
     library = onnx_library_path()
     if library is None:
@@ -47,6 +54,7 @@ def _register(options: SessionOptions) -> None:
     else:
         options.register_custom_ops_library(str(library))
         if kernels.onnx_is_registered():
+            _registered.add(options)
             return
         why = f"onnxruntime {onnxruntime.__version__} has not the interface that they need, that of 1.17"
     warnings.warn(f"no native operators, the nodes' bodies run instead, slower: {why}", RuntimeWarning, stacklevel=3)

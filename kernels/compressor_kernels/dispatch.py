@@ -62,7 +62,9 @@ def _route(takes: Callable[..., bool], x: Tensor, *tables: Tensor | None) -> Rou
         or forward_ad._current_level >= 0
     ):
         return "reference"
-    if torch._C._len_torch_dispatch_stack() or type(x) not in (Tensor, nn.Parameter):
+    if torch._C._len_torch_dispatch_stack() or any(
+        type(tensor) not in (Tensor, nn.Parameter) for tensor in (x, *tables) if tensor is not None
+    ):
         return "operator"
     if torch.is_grad_enabled() and (
         x.requires_grad or any(table is not None and table.requires_grad for table in tables)
