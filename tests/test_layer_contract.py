@@ -100,6 +100,17 @@ def test_a_parameter_that_something_else_computes_is_the_one_that_counts(name, s
     torch.testing.assert_close(layer(x), y)
 
 
+@pytest.mark.parametrize("size", [(16, 13), (70, 3)])
+@over_settings
+def test_torch_func_looks_into_it(name, settings, size) -> None:
+    layer, x = layer_of(name, settings, size), rows(3, size[0])
+    torch.testing.assert_close(torch.vmap(layer)(x), layer(x))
+    wanted = torch.autograd.functional.jacobian(layer, x[0])
+    torch.testing.assert_close(torch.func.jacrev(layer)(x[0]), wanted)
+    if name.split("-")[0] != "phd":  # torch's embedding bag has no forward mode
+        torch.testing.assert_close(torch.func.jacfwd(layer)(x[0]), wanted)
+
+
 @pytest.mark.parametrize("size", [(5, 3), (7, 13), (70, 2)])
 @over_settings
 def test_gradients_of_the_input_and_every_parameter_are_right(name, settings, size) -> None:

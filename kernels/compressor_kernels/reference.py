@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 DENSE_LIMIT = 64  # up to this length one small matmul beats an FFT
@@ -61,14 +62,21 @@ class _Idct(torch.autograd.Function):
 
 def dct(x: Tensor) -> Tensor:
     """Orthonormal DCT-II, ``x C``, of any length N ≥ 1 (Makhoul 1980: one real FFT of length N)."""
-    y: Tensor = _Dct.apply(x)  # type: ignore[no-untyped-call]
+    y: Tensor = _dct(x) if _is_transformed() else _Dct.apply(x)  # type: ignore[no-untyped-call]
     return y
 
 
 def idct(x: Tensor) -> Tensor:
     """Orthonormal DCT-III, ``x Cᵀ``: the inverse of `dct`."""
-    y: Tensor = _Idct.apply(x)  # type: ignore[no-untyped-call]
+    y: Tensor = _idct(x) if _is_transformed() else _Idct.apply(x)  # type: ignore[no-untyped-call]
     return y
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which look into operators only."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _dct(x: Tensor) -> Tensor:
