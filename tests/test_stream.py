@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,9 @@ def test_ctrl_c_gives_a_streamed_job_up_at_once_and_leaves_nothing(tmp_path: Pat
     before = sorted(tmp_path.iterdir())
     job = ("wide.safetensors", "--arch", "wide.py:wide", "--stream", "--method", "acdc", "-o", "out")
     child = subprocess.Popen(
-        [sys.executable, "-m", "compressor", *job], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "compressor", *job], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     while not list(tmp_path.glob(".out.partial-*")):  # from then on it fits, for hours
         assert child.poll() is None
         time.sleep(0.1)
