@@ -173,11 +173,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _fastfood_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gx: Tensor | None
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the gradient's own gradient
+    if reference.wanted_twice():
         x, B, permutation, G, S = ctx.saved_tensors
-        y = reference.fastfood(x, B, permutation, G, S, scale=ctx.scale, features=ctx.features)
-        gx, gb, gg, gs = native.plain_gradients(y, (x, B, G, S), grad)
+
+        def run(x: Tensor, B: Tensor, G: Tensor, S: Tensor) -> Tensor:
+            return reference.fastfood(x, B, permutation, G, S, scale=ctx.scale, features=ctx.features)
+
+        gx, gb, gg, gs = reference.gradients(run, (x, B, G, S), grad, differentiable=True)
     else:
         gx, gb, gg, gs = fastfood_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.features)
     return gx, gb, None, gg, gs, None, None

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from compressor_kernels import native
+from compressor_kernels import native, reference
 
 
 class Stack(ctypes.Structure):
@@ -89,21 +88,16 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    wanted_twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # the gradient's own gradient
-    found = (_plain_gradients if wanted_twice else monarch_backward)(grad, *ctx.saved_tensors)
+    if reference.wanted_twice():
+
+        def run(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+            return reference.monarch(x, first, second, None, grad.shape[-1])
+
+        found = reference.gradients(run, ctx.saved_tensors, grad, differentiable=True)
+    else:
+        found = monarch_backward(grad, *ctx.saved_tensors)
     bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.has_bias else None
     return *found, bias, None
-
-
-def _plain_gradients(grad: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`run_monarch_backward` in operators that have gradients."""
-    (k, hidden, p), q = first.shape, second.shape[1]
-    blocks = F.pad(x, (0, k * p - x.shape[-1])).reshape(-1, k, p).transpose(0, 1)  # (block, rows, p)
-    h = (blocks @ first.mT).reshape(k, -1, k, hidden // k).permute(2, 1, 0, 3).flatten(-2)  # (class, rows, block · s)
-    gy = F.pad(grad, (0, k * q - grad.shape[-1])).reshape(-1, q, k).permute(2, 0, 1)  # (class, rows, q)
-    gh = (gy @ second).reshape(k, -1, k, hidden // k).permute(2, 1, 0, 3).flatten(-2)  # (block, rows, class · s)
-    gx = (gh @ first).transpose(0, 1).reshape(*x.shape[:-1], k * p)[..., : x.shape[-1]]
-    return gx, gh.mT @ blocks, gy.mT @ h
 
 
 monarch.register_autograd(_backward, setup_context=_keep)

@@ -272,13 +272,6 @@ def backward(function: str, table: ctypes.Structure, x: Tensor, grad: Tensor, fo
     check(getattr(loaded(), function)(ctypes.byref(table), rows.data_ptr(), grads.data_ptr(), *places, *sizes))
 
 
-def plain_gradients(y: Tensor, by: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
-    """The gradients of ``y``, made by plain torch, that have gradients themselves; None where none is wanted."""
-    wanted = [x for x in by if x.requires_grad]
-    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-    return [next(found) if x.requires_grad else None for x in by]
-
-
 def as_rows(x: Tensor) -> Tensor:
     """``x`` as ``(rows, N)`` with neighbours side by side in each row: a view where that can be."""
     if x.dim() == 2 and x.stride(1) == 1:

@@ -138,16 +138,13 @@ def _reference_gradients(
     *,
     differentiable: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradients by plain torch, themselves ``differentiable`` or not."""
+    """`reference.gradients` by x, a, d and the bias."""
+
+    def run(x: Tensor, a: Tensor, d: Tensor, bias: Tensor | None = None) -> Tensor:
+        return reference.acdc(x, a, d, bias, permutation, grad.shape[-1], relu, separable)
+
     used = [x, a, d] if bias is None else [x, a, d, bias]
-    with torch.enable_grad():
-        leaves = [
-            table if differentiable and table.requires_grad else table.detach().requires_grad_() for table in used
-        ]
-        of_bias = None if bias is None else leaves[3]
-        out_features = grad.shape[-1]
-        y = reference.acdc(leaves[0], leaves[1], leaves[2], of_bias, permutation, out_features, relu, separable)
-        found = torch.autograd.grad(y, leaves, grad, create_graph=differentiable, materialize_grads=True)
+    found = reference.gradients(run, used, grad, differentiable=differentiable)
     return found[0], found[1], found[2], None if bias is None else found[3]
 
 
@@ -167,7 +164,7 @@ def _keep_acdc(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _acdc_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, a, d, bias, permutation = ctx.saved_tensors
     found: tuple[Tensor | None, ...]
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # somebody wants the gradient's gradient
+    if reference.wanted_twice():
         found = _reference_gradients(grad, x, a, d, bias, permutation, ctx.relu, ctx.separable, differentiable=True)
     else:
         found = torch.ops.compressor_kernels.acdc_backward(grad, x, a, d, bias, permutation, ctx.relu, ctx.separable)

@@ -8,7 +8,7 @@ no table lands in an exported program.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -112,6 +112,21 @@ def _idct(x: Tensor) -> Tensor:
     even = (n + 1) // 2
     odd = F.pad(v[..., even:].flip(-1), (0, 2 * even - n))
     return torch.stack((v[..., :even], odd), -1).flatten(-2)[..., :n]
+
+
+def gradients(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor], grad: Tensor, *, differentiable: bool
+) -> tuple[Tensor, ...]:
+    """The gradients of ``function(*tensors)`` by each of them, themselves ``differentiable`` or not."""
+    with torch.enable_grad():
+        leaves = [x if differentiable and x.requires_grad else x.detach().requires_grad_() for x in tensors]
+        y = function(*leaves)
+        return torch.autograd.grad(y, leaves, grad, create_graph=differentiable, materialize_grads=True)
+
+
+def wanted_twice() -> bool:
+    """Whether, within a backward pass, somebody wants the gradient's own gradient."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def split(n: int) -> tuple[int, int]:

@@ -114,11 +114,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gx: Tensor | None
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the gradient's own gradient
+    if reference.wanted_twice():
         x, values, columns, lengths = ctx.saved_tensors
-        y = reference.csr(x, values, columns, lengths, None)
-        gx, gv = native.plain_gradients(y, (x, values), grad)
+
+        def run(x: Tensor, values: Tensor) -> Tensor:
+            return reference.csr(x, values, columns, lengths, None)
+
+        gx, gv = reference.gradients(run, (x, values), grad, differentiable=True)
     else:
         gx, gv = csr_backward(grad, *ctx.saved_tensors)
     return gx, gv, None, None, grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.has_bias else None
