@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from compressor.layers import replace
 from compressor.measure import first_output
 from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
-from compressor.sites import device_of, extract, structured
+from compressor.sites import device_of, extract, structured, type_name
 from compressor.train.gradient import GradientNoise
 from compressor.train.layout import channels_last
 from compressor.train.noise import Disturbed, disturbed
@@ -111,10 +112,9 @@ def _check_labels(model: nn.Module, data: Dataset) -> None:
         output = first_output(model(*(x.to(device) for x in data.head(2).inputs)))
     found = [batch.labels for batch in data.batches(4096) if batch.labels is not None]
     if output.ndim == 2 and found[0].ndim != 1:
-        kind = str(found[0].dtype).removeprefix("torch.")
         raise CompressorError(
-            f"the data's labels are {kind} of shape {tuple(found[0].shape[1:])} for each example, where a class is one"
-            " whole number; save them as floating-point numbers to train on them as values"
+            f"the data's labels are {type_name(found[0].dtype)} of shape {tuple(found[0].shape[1:])} for each example,"
+            " where a class is one whole number; save them as floating-point numbers to train on them as values"
         )
     labels = torch.cat([part.flatten() for part in found])
     low, high = int(labels.min()), int(labels.max())
@@ -146,7 +146,11 @@ class Distillation:
         self.noise = GradientNoise(noisy, how.gradient_noise) if how.gradient_noise else None
         labels = train.head(1).labels
         self.classes = labels is not None and not labels.is_floating_point()
-        self.origin = fingerprint(teacher)
+
+    @cached_property
+    def origin(self) -> str:
+        """Of which network this is the distillation; asked where there is a checkpoint only."""
+        return fingerprint(self.teacher)
 
     def loss(self, batch: Batch, *, hints: bool) -> Tensor:
         """The loss of ``batch``; with ``hints`` the outputs of the replaced blocks count too."""

@@ -65,6 +65,10 @@ class Training(Settings):
     def _noise_is_for_steps(self) -> Self:
         if self.gradient_noise and self.is_full_batch:
             raise ValueError(f"gradient_noise is for adamw; {self.optimizer} takes its steps by exact gradients")
+        return self
+
+    @model_validator(mode="after")
+    def _lbfgs_draws_nothing(self) -> Self:
         drawn = {"noise": self.noise, "progressive": self.way if self.way != "cosine" else None}
         for name, value in drawn.items():
             if value is not None and self.optimizer == "lbfgs":

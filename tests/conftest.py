@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from compressor.cli import cli
 from compressor.console import exit_status
@@ -46,6 +47,21 @@ def _one_thread() -> None:
 def _compiles_from_nothing() -> None:
     """Dynamo compiles a function eight times in a process; the tests' own do not add up."""
     torch.compiler.reset()
+
+
+@pytest.fixture
+def teacher() -> nn.Sequential:
+    """A small network to be fitted and distilled."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 31), nn.ReLU(), nn.Linear(31, 29), nn.ReLU(), nn.Linear(29, 17))
+    return net.eval()
+
+
+@pytest.fixture
+def inputs() -> Tensor:
+    """What `teacher` takes."""
+    torch.manual_seed(1)
+    return torch.randn(700, 20) @ torch.diag(torch.linspace(2, 0.05, 20)) + 0.5
 
 
 @pytest.fixture(scope="session")

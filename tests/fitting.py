@@ -1,4 +1,4 @@
-"""A small network, inputs for it, and fitting and distilling it: what the tests of both share."""
+"""Fitting and distilling a small network: what the tests of both share."""
 
 from __future__ import annotations
 
@@ -15,17 +15,6 @@ from compressor.plan import make_plan
 from compressor.progress import Limit, silent
 from compressor.sites import find_runs, find_sites
 from compressor.training import Training
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(20, 31), nn.ReLU(), nn.Linear(31, 29), nn.ReLU(), nn.Linear(29, 17))
-    return net.eval()
-
-
-def rows() -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(700, 20) @ torch.diag(torch.linspace(2, 0.05, 20)) + 0.5
 
 
 def fitted(teacher: nn.Module, x: Tensor | None, settings: dict[str, object]) -> tuple[nn.Module, list[float | None]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fitting import distilled, fitted, network, off, rows
+from fitting import distilled, fitted, off
 from torch import Tensor, nn
 
 from compressor import compress
@@ -26,16 +26,6 @@ from compressor.sites import find_sites
 from compressor.train.noise import Disturbed, NoisyActivation
 from compressor.train.progressive import Fading, Shares
 from compressor.training import Training, varied
-
-
-@pytest.fixture
-def teacher() -> nn.Sequential:
-    return network()
-
-
-@pytest.fixture
-def inputs() -> Tensor:
-    return rows()
 
 
 def test_distilling_brings_the_student_nearer_on_rows_it_has_not_seen(teacher: nn.Module, inputs: Tensor) -> None:

@@ -9,23 +9,13 @@ from typing import ClassVar
 
 import pytest
 import torch
-from fitting import fitted, network, off, rows
+from fitting import fitted, off
 from torch import Tensor, nn
 
 from compressor import compress
 from compressor.imitate import imitate
 from compressor.progress import Limit
 from compressor.sites import structured
-
-
-@pytest.fixture
-def teacher() -> nn.Sequential:
-    return network()
-
-
-@pytest.fixture
-def inputs() -> Tensor:
-    return rows()
 
 
 def test_fitting_in_the_metric_of_the_data_is_better_on_the_data_than_fitting_the_weights(
