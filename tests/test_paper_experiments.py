@@ -365,9 +365,10 @@ def test_kernels_beat_random_features_only_if_every_kernel_does(kind: str) -> No
 
     def reached() -> list[bool | None]:
         runs = {
-            f"{name}, {share:.0%}" + ("" if name == "low rank" else ", J = 1"): {"test_error": error}
+            f"{name}, {share:.0%}" + ("" if name == "low rank" else ", J = 1") + f", seed {seed}": {"test_error": error}
             for name, error in errors.items()
             for share in SHARES
+            for seed in (0, 1, 2)
         }
         return [row.reached for row in denil_figures(runs)[2:]]
 
