@@ -61,10 +61,10 @@ def measure(runs: Runs) -> None:
     """The autoencoder, then Sparse FC: fitted, and trained on."""
     if runs.quick:
         train, test = split_of("100k", "0")
-        first = Setting("100k", "autorec", 1, 30.0, 1)
+        short = Setting("100k", "autorec", 1, 30.0, 1)
         layers = autoencoder("autorec", 1, train.shape[1])
-        fit(first, train, test, 0, None, layers)
-        runs.take("quick", lambda: fit(first, train, test, 0, None, compressed(layers, "pruned", train)))
+        fit(short, train, test, 0, None, layers)
+        runs.take("quick", lambda: fit(short, train, test, 0, None, compressed(layers, "pruned", train)))
         return
     first = split_of("1m", "0")[0]
     for model, method in (("autorec", "svd"), ("sparse_fc", "pruned")):
@@ -82,7 +82,7 @@ def measure(runs: Runs) -> None:
 def _go_on(
     runs: Runs, setting: Setting, name: str, method: str, train: Ratings, test: Ratings, rounds: int = ROUNDS
 ) -> Values:
-    """What the tool makes of the network of the run ``name``, trained for ``rounds``; it is trained anew if not here."""
+    """What the tool makes of the network of the run ``name``, trained for ``rounds``; trained anew if not here."""
 
     def run() -> Values:
         state = cast(Path, state_of(runs, name))
