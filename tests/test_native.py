@@ -321,3 +321,31 @@ def test_parameters_that_are_more_than_a_tensor_go_through_torch(name: str, key:
         both = layer(x)
     torch.testing.assert_close(both.a, y)
     assert not torch.allclose(both.b, y)
+
+
+@pytest.mark.parametrize("what", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    ("name", "settings", "n"),
+    [("acdc", {"depth": 3, "basis": "dct"}, n) for n in (2, 6, 16, 50, 90, 96, 250, 800)]
+    + [("acdc", {"depth": 3, "basis": "dct2d"}, n) for n in (36, 64, 100, 900)]
+    + [(name, {}, 64) for name in ("fastfood", "monarch", "pruned")],
+)
+def test_what_is_not_a_number_stays_in_its_row(name: str, settings: dict, n: int, what: float) -> None:
+    layer = method(name).layer(n, n, bias=True, **settings)
+    x, grad = data(24, n), data(24, n, seed=1)
+    spoilt = [x.clone(), grad.clone()]
+    for table in spoilt:
+        table[1, 0] = what
+
+    def results(x: Tensor, grad: Tensor) -> list[Tensor]:
+        x.requires_grad_()
+        y = layer(x)
+        return [y.detach(), *torch.autograd.grad(y, [x], grad)]
+
+    others = torch.arange(24) != 1
+    for inputs in ((spoilt[0], grad), (x, spoilt[1])):
+        found = results(*(table.clone() for table in inputs))
+        torch.testing.assert_close(
+            [y[others] for y in found], [y[others] for y in results(x.clone(), grad)], rtol=0, atol=0
+        )
+        assert any(not y[1].isfinite().all() for y in found)

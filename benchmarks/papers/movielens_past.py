@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from experiment import Experiment, Figure, Runs, Values, at_most, main, mean_of
 from movielens import EXPERIMENT as SOURCE
-from movielens import HELD_BACK, MOST_ROUNDS, Setting, chosen, fit, split_of, state_of, trained
+from movielens import HELD_BACK, MOST_ROUNDS, Setting, chosen, fit, held_back, split_of, state_of, trained
 from ratings import HIDDEN, Ratings, autoencoder, weight_of
 from torch import Tensor, nn
 
@@ -68,12 +68,12 @@ def measure(runs: Runs) -> None:
         return
     first = split_of("1m", "0")[0]
     for model, method in (("autorec", "svd"), ("sparse_fc", "pruned")):
-        setting = chosen(SOURCE.kept(), ("1m", model, 2), first)
+        setting = chosen(SOURCE.kept(), ("1m", model, 2))
         rounds = ROUNDS
         if model == "autorec":
             inner, scored = first.split(HELD_BACK, seed=99)
             longest = replace(setting, rounds=MOST_ROUNDS["1m", model, 2])
-            held = _go_on(runs, longest, f"{setting.title}, held back, λ₂ = {setting.l2:g}", method, inner, scored)
+            held = _go_on(runs, longest, held_back(setting.title, "0", setting.l2), method, inner, scored)
             rounds = 1 + min(range(ROUNDS), key=lambda i: held["curve"][i])
         for split in SPLITS:
             _go_on(runs, setting, f"{setting.title}, split {split}", method, *split_of("1m", split), rounds)

@@ -58,6 +58,7 @@ CK_INLINE void back_quad(const QuadTables& tables, int64_t quad, const float* z1
   for (int i = 0; i < 4; i++) g[i] *= d[i];
   store(g1, t[0] * g[0] - t[1] * g[1] + t[4] * g[2] + t[5] * g[3]);
   store(g1 + W, t[4] * g[3] - t[1] * g[0] - t[0] * g[1] - t[5] * g[2]);
+  if (is_alone(plan, quad)) return;
   store(g2, t[2] * g[0] - t[3] * g[1] + t[6] * g[2] + t[7] * g[3]);
   store(g2 + W, t[3] * g[0] + t[2] * g[1] + t[7] * g[2] - t[6] * g[3]);
 }

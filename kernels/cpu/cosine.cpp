@@ -154,7 +154,7 @@ void CosinePlan::fill_quads() {
             for (int64_t j = 0; j < 4; j++) add_quad(p + j, mirror + 3 - j);
           }
         } else if (k == 0) {
-          add_quad(p, m % 2 ? m : position_of(m / 2));  // M odd: beside the data stands one more number, never used
+          add_quad(p, m % 2 ? m : position_of(m / 2));  // M odd: beside the data stands one more number, always zero
         } else if (2 * k != m && (is_first ? p < mirror : true)) {
           add_quad(p, mirror);
         }

@@ -33,6 +33,7 @@ static void pack_quads(const CosineView& plan, const float* h, int64_t stride, f
     float *second = z + 2 * W * int64_t{plan.position[2 * quad + 1]};
     store(first, t[0] * x[0] - t[1] * x[1] + t[4] * x[2] + t[5] * x[3]);
     store(first + W, t[4] * x[3] - t[1] * x[0] - t[0] * x[1] - t[5] * x[2]);
+    if (is_alone(plan, quad)) continue;
     store(second, t[2] * x[0] - t[3] * x[1] + t[6] * x[2] + t[7] * x[3]);
     store(second + W, t[3] * x[0] + t[2] * x[1] + t[7] * x[2] - t[6] * x[3]);
   }

@@ -158,13 +158,18 @@ static const float* map_pairs(const CosineView& plan, int64_t first, int64_t las
   return maps;
 }
 
+// Whether the quad's second number is the spare one beside the data (M odd, k = 0). It is read with factors of zero and
+// never written, so that a NaN in one row does not stand there for the rows after it.
+CK_INLINE bool is_alone(const CosineView& plan, int64_t quad) { return plan.index[4 * quad] < 0; }
+
 // Where the innermost pass is not of radix 4: the maps by themselves.
 static void map_quads(const CosineView& plan, float* z, const float* maps) {
   for (int64_t quad = 0; quad < plan.quads; quad++, maps += MAP) {
     float *first = z + 2 * W * plan.position[2 * quad], *second = z + 2 * W * plan.position[2 * quad + 1];
     V zr = load(first), zi = load(first + W), yr = load(second), yi = load(second + W);
     map_quad(maps, zr, zi, yr, yi);
-    store(first, zr), store(first + W, zi), store(second, yr), store(second + W, yi);
+    store(first, zr), store(first + W, zi);
+    if (!is_alone(plan, quad)) store(second, yr), store(second + W, yi);
   }
 }
 
