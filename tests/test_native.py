@@ -236,6 +236,9 @@ def test_double_precision_and_lengths_without_a_transform_take_plain_torch() -> 
     assert dispatch.path(data(2, 16)).split()[0] in ("sse4", "avx2", "avx512", "neon", "wide")
     for x in (data(2, 16).double(), data(2, 15), data(2, 22)):
         assert dispatch.path(x) == "reference (cpu)"
+    assert dispatch.path(data(2, 800), "acdc2d") == "reference (cpu)"  # 25 x 32
+    for rows, way in ((1, "a row across lanes"), (64, "rows on lanes")):
+        assert dispatch.path(data(rows, 1024), "acdc2d").split(", ")[2:] == [way]
 
 
 def test_a_cascade_called_again_sees_changed_numbers_and_other_tables() -> None:

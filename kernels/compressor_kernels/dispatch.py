@@ -12,6 +12,7 @@ Layers call these and never `reference` itself: here it is decided what the nati
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,12 +28,14 @@ Route = Literal["reference", "operator", "native"]
 def path(x: Tensor, op: str = "dct", n: int | None = None) -> str:
     """Which implementation ``op`` takes for ``x``; a native one names its instruction set and its way.
 
-    ``n`` is the length of the transform, where it is not that of the rows of ``x``.
+    ``n`` is the length of the transform, where it is not that of the rows of ``x``. ``acdc2d`` is a cascade with the
+    separable transform; of ``csr`` it is said what a matrix takes that is at most half full.
     """
     known: dict[str, Callable[[int], bool]] = {
         "dct": native.can_dct,
         "idct": native.can_dct,
         "acdc": native.can_cascade,
+        "acdc2d": partial(native.can_cascade, separable=True),
         "fwht": hadamard.can_transform,
         "fastfood": _always,
         "monarch": _always,

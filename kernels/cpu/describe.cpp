@@ -6,6 +6,7 @@
 #include "cosine.h"
 #include "parallel.h"
 #include "row_plan.h"
+#include "separable_plan.h"
 #include "table.h"
 
 namespace ck {
@@ -15,6 +16,19 @@ std::string passes_of(const std::vector<Pass>& passes) {
   std::string text;
   for (const Pass& pass : passes) text += (text.empty() ? "" : ".") + std::to_string(pass.radix);
   return text;
+}
+
+std::string cosine_path(int64_t n, int64_t radix) {
+  const CosinePlan& plan = cached<CosinePlan::Key, CosinePlan>({n, radix});
+  return "fft " + passes_of(plan.passes) + (plan.fused ? ".4" : "");
+}
+
+std::string separable_path(int64_t n, int64_t batch, const Kernels& build) {
+  const int64_t side = SeparablePlan::short_side(n);
+  if (!SeparablePlan::supports(n)) return " matrix";
+  const bool is_single = 2 * batch <= build.lanes && SeparablePlan::supports_rows(n, build.lanes);
+  return " columns " + cosine_path(side, build.radix) + ", rows " + cosine_path(n / side, build.radix) +
+         (is_single ? ", a row across lanes" : ", rows on lanes");
 }
 
 // Of the layers but the cosine cascades; empty for those.
@@ -31,6 +45,7 @@ std::string described(const char* op, int64_t n, int64_t batch) {
   const std::string name = build.name;
   const std::string structured = structured_path(op, n, batch, build.lanes);
   if (!structured.empty()) return name + structured;
+  if (!std::strcmp(op, "acdc2d")) return name + separable_path(n, batch, build);
   if (!CosinePlan::supports(n)) return name + " matrix";
   const bool is_single = !std::strcmp(op, "acdc") && RowPlan::supports(n, build.lanes) &&
                          batch < build.lanes && single_rows(batch, build.lanes) == batch;
@@ -38,8 +53,7 @@ std::string described(const char* op, int64_t n, int64_t batch) {
     const RowPlan& plan = cached<RowPlan::Key, RowPlan>({n, build.lanes});
     return name + " fft " + passes_of(plan.passes) + "." + std::to_string(plan.lanes) + ", a row across lanes";
   }
-  const CosinePlan& plan = cached<CosinePlan::Key, CosinePlan>({n, build.radix});
-  return name + " fft " + passes_of(plan.passes) + (plan.fused ? ".4" : "") + ", rows on lanes";
+  return name + " " + cosine_path(n, build.radix) + ", rows on lanes";
 }
 
 }  // namespace
