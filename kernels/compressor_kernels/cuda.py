@@ -21,7 +21,7 @@ from torch import Tensor
 
 from compressor_kernels.native import as_rows
 
-VERSION = 2
+VERSION = 3
 RELU, FIRST_FIXED, ACDC_INDEX_16 = 1, 4, 8  # flags of a cascade
 FASTFOOD_INDEX_16 = 1
 SUFFIX = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -61,6 +61,7 @@ _TYPED: dict[str, list[Any]] = {
     "fastfood_forward": [_P, _P, _P, _N, _N, _N, _P],
     "fastfood_backward": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P, _N, _P],
     "fwht": [_P, _P, _N, _N, _N, _N, _P],
+    "bend": [_P, _N, _N, _N, c_int, _P],
 }
 
 

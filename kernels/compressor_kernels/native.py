@@ -82,6 +82,7 @@ def library() -> ctypes.CDLL | None:
         return None
     found.ck_error_string.restype = c_char_p
     found.ck_onnx_kernels.restype = c_int64
+    found.ck_onnx_cuda.argtypes = [c_char_p]
     for name, arguments in _SIGNATURES.items():
         getattr(found, name).argtypes = arguments
     return found
@@ -96,6 +97,14 @@ def library_path() -> Path | None:
 def onnx_library_path() -> Path | None:
     """The file that ``SessionOptions.register_custom_ops_library`` of onnxruntime takes; None where there is none."""
     return None if library() is None else library_path()
+
+
+def onnx_for_cuda(path: Path) -> bool:
+    """Whether the CUDA kernels' library at ``path`` loads: then it serves the options that take the library next.
+
+    Theirs are sessions with onnxruntime's provider for CUDA. Layers without a kernel there run their bodies.
+    """
+    return bool(loaded().ck_onnx_cuda(os.fsencode(path)))
 
 
 def onnx_is_registered() -> bool:

@@ -6,6 +6,7 @@
 
 #include "../include/compressor_kernels_cuda.h"
 #include "acdc_backward.h"
+#include "bend.h"
 #include "fastfood.h"
 
 namespace ck {
@@ -209,6 +210,15 @@ int fastfood_backward_call(Backend backend, int dtype, const ck_cuda_fastfood* c
     if (!error && grad_s) error = backend.reduce(sums + 2 * all, stride, teams, c->width, grad_s);
   });
   return error;
+}
+
+template <class Backend>
+int bend_call(Backend backend, int dtype, void* y, int64_t rows, int64_t width, int64_t y_stride, bool is_rbf) {
+  if (rows < 0 || width < 1) return CK_CUDA_ERROR_ARGUMENT;
+  if (rows == 0) return CK_CUDA_OK;
+  if (y == nullptr) return CK_CUDA_ERROR_ARGUMENT;
+  const float scale = is_rbf ? static_cast<float>(std::sqrt(1.0 / static_cast<double>(width))) : 0.f;
+  return backend.bend(Bend{y, rows, width, y_stride, scale}, dtype);
 }
 
 template <class Backend>

@@ -79,7 +79,11 @@ struct Device {
   int fastfood_backward(const FastfoodTask& task, const FastfoodBackward& back) const;
   template <class P>
   int fwht(int64_t rows, const Rows& x, const Rows& y) const;
+  int bend(const Bend& task, int dtype) const;
   int probe(int64_t* shared_bytes) const;
+  int upload(const void* host, int64_t bytes, void** device) const;
+  int release(void* device) const;
+  int copy(void* to, const void* from, int64_t bytes) const;
   int reduce(const float* sums, int64_t stride, int64_t teams, int64_t count, float* to) const;
 
   // As many blocks as run at a time, each for several rows, so that tables come from the cache.

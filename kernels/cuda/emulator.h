@@ -6,6 +6,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "calls.h"
@@ -180,6 +182,22 @@ struct Emulator {
   template <class P>
   int fwht(int64_t rows, const Rows& x, const Rows& y) const {
     return launch<P, HadamardLane>(grid<P>(rows), [&](auto& block) { ck::fwht<P>(block, rows, x, y); });
+  }
+  int bend(const Bend& task, int dtype) const {
+    for (int64_t at = 0; at < task.rows * task.width; ++at) ck::bend(task, dtype, at);
+    return CK_CUDA_OK;
+  }
+  int upload(const void* host, int64_t bytes, void** device) const {
+    *device = std::aligned_alloc(256, static_cast<size_t>((bytes + 255) / 256 * 256));
+    return copy(*device, host, bytes);
+  }
+  int release(void* device) const {
+    std::free(device);
+    return CK_CUDA_OK;
+  }
+  int copy(void* to, const void* from, int64_t bytes) const {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+    return CK_CUDA_OK;
   }
   int probe(int64_t* shared_bytes) const {
     *shared_bytes = 128 * 1024;

@@ -38,6 +38,21 @@ int Device::probe(int64_t* shared_bytes) const {
   return runtime_error(error);
 }
 
+int Device::upload(const void* host, int64_t bytes, void** device) const {
+  cudaError_t error = cudaMalloc(device, static_cast<size_t>(bytes));
+  if (error != cudaSuccess) return runtime_error(error);
+  error = cudaMemcpy(*device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice);
+  if (error != cudaSuccess) cudaFree(*device);
+  return runtime_error(error);
+}
+
+int Device::release(void* device) const { return runtime_error(cudaFree(device)); }
+
+int Device::copy(void* to, const void* from, int64_t bytes) const {
+  const cudaError_t error = cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream);
+  return runtime_error(error == cudaSuccess ? cudaStreamSynchronize(stream) : error);
+}
+
 inline const char* error_string(int error) {
   if (error >= CK_CUDA_ERROR_RUNTIME) return cudaGetErrorString(static_cast<cudaError_t>(error - CK_CUDA_ERROR_RUNTIME));
   return error == CK_CUDA_OK               ? "no error"

@@ -48,6 +48,9 @@ CK_API int64_t ck_onnx_kernels(void);
 /* 1 where the operators entered the session options that the calling thread registered last, 0 where the runtime has
  * not the interface that they need. */
 CK_API int ck_onnx_registered(void);
+/* The calling thread's next registration is for sessions with CUDA's provider: the operators run on the CUDA kernels'
+ * library at `path`, layers without a kernel there on their bodies. 0 where it does not load; NULL: for the CPU again. */
+CK_API int ck_onnx_cuda(const char* path);
 
 /* For benchmarks: `count` rounds of fused multiply-adds, as many as this core can do; the operations of one round. */
 CK_API int ck_fma_f32(int64_t count);

@@ -1,8 +1,8 @@
 /* The CUDA kernels' C interface. No torch, no onnxruntime: pointers to device memory, sizes, and a stream.
  *
  * Every function returns 0, or an error code that `ck_cuda_error_string` words; kernels are only started, on `stream`
- * (a cudaStream_t), and no function allocates, synchronises or keeps state, so all may be called from several threads
- * and be captured in a graph. `*_stride` is the distance of two rows in elements. x, y and their gradients are float,
+ * (a cudaStream_t), and no function but the three for memory allocates, waits or keeps state, so all may be called from
+ * several threads and be captured in a graph. `*_stride` is the distance of two rows in elements. x, y and their gradients are float,
  * half or bfloat16 (suffix f32, f16, bf16), of any alignment; parameters and their gradients are float, contiguous and
  * aligned to 16 bytes, and so are permutations; arithmetic is in float. The same arguments on the same device give the
  * same bytes.
@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define CK_CUDA_VERSION 2
+#define CK_CUDA_VERSION 3
 
 enum {
   CK_CUDA_OK = 0,
@@ -68,6 +68,12 @@ CK_CUDA_API int ck_cuda_probe(int64_t* shared_bytes);
 CK_CUDA_API int64_t ck_cuda_acdc_table_size(int64_t n);
 CK_CUDA_API int ck_cuda_acdc_table(int64_t n, float* host);
 
+/* Memory of the present device for who has no other: filled from the host's, given back; and bytes copied either way,
+ * after all that `stream` was given before. */
+CK_CUDA_API int ck_cuda_upload(const void* host, int64_t bytes, void** device);
+CK_CUDA_API int ck_cuda_release(void* device);
+CK_CUDA_API int ck_cuda_copy(void* to, const void* from, int64_t bytes, void* stream);
+
 /* Bytes of device memory that a backward call wants. With less it takes fewer blocks at a time; 0: no kernel for n. */
 CK_CUDA_API int64_t ck_cuda_acdc_workspace(int64_t n, int64_t k, int64_t rows);
 CK_CUDA_API int64_t ck_cuda_fastfood_workspace(int64_t n, int64_t blocks, int64_t rows);
@@ -87,6 +93,10 @@ CK_CUDA_API int64_t ck_cuda_fastfood_workspace(int64_t n, int64_t blocks, int64_
       const ck_cuda_fastfood* stack, const void* x, const void* grad_y, void* grad_x, float* grad_B, float* grad_G,    \
       float* grad_S, int64_t rows, int64_t x_stride, int64_t grad_y_stride, int64_t grad_x_stride, void* workspace,    \
       int64_t workspace_bytes, void* stream);                                                                         \
+  /* The features of the products in y (rows, width), in place: ReLU, or with `is_rbf` their cosines, and behind them    \
+   * their sines, times sqrt(1 / width). */                                                                            \
+  CK_CUDA_API int ck_cuda_bend_##type(void* y, int64_t rows, int64_t width, int64_t y_stride, int is_rbf,              \
+                                      void* stream);                                                                  \
   /* y = x H in natural order, not normalised; n a power of two, 64 to 32,768. */                                     \
   CK_CUDA_API int ck_cuda_fwht_##type(const void* x, void* y, int64_t rows, int64_t n, int64_t x_stride,               \
                                       int64_t y_stride, void* stream);

@@ -54,6 +54,7 @@ enum Slot : size_t {
   kernel_context_output = 91,
   release_status = 93,
   release_tensor_type_and_shape = 99,
+  kernel_context_gpu_stream = 193,
   kernel_info_input_count = 230,
   kernel_info_constant_input = 249,
   kernel_context_parallel_for = 274,
@@ -77,7 +78,7 @@ enum Element : int32_t {
 };
 
 enum Characteristic : int32_t { required = 0, optional = 1 };
-enum MemoryType : int32_t { default_memory = 0 };
+enum MemoryType : int32_t { cpu_input = -2, default_memory = 0 };
 enum Error : int32_t { fail = 1 };
 
 // One operator, as onnxruntime sees it. What is newer than api_version, or only for variadic operators, is never called.

@@ -5,6 +5,30 @@
 namespace ck::ort {
 namespace {
 
+// The cascade in one kernel; its tables are those of the CPU's, and the twiddles.
+class DeviceAcdc final : public DeviceLayer {
+ public:
+  DeviceAcdc(const Cuda& cuda, const ck_acdc& c, Upload a, Upload d, Upload bias, Upload permutation, Upload twiddles)
+      : cuda_(cuda), a_(std::move(a)), d_(std::move(d)), bias_(std::move(bias)), permutation_(std::move(permutation)),
+        twiddles_(std::move(twiddles)) {
+    cascade_ = {c.n, c.k, 0, c.columns_out, 0, a_.as<float>(), d_.as<float>(), bias_.as<float>(),
+                permutation_.as<void>(), twiddles_.as<float>()};
+    if (c.flags & CK_ACDC_RELU) cascade_.flags |= CK_CUDA_ACDC_RELU;
+    if (c.flags & CK_ACDC_INDEX_16) cascade_.flags |= CK_CUDA_ACDC_INDEX_16;
+  }
+
+  int run(int typed, const void* x, void* y, int64_t rows, int64_t columns, void* stream) const override {
+    ck_cuda_acdc cascade = cascade_;
+    cascade.columns_in = columns;
+    return cuda_.acdc_forward[typed](&cascade, x, y, rows, columns, cascade.columns_out, stream);
+  }
+
+ private:
+  const Cuda& cuda_;
+  const Upload a_, d_, bias_, permutation_, twiddles_;
+  ck_cuda_acdc cascade_;
+};
+
 class Acdc final : public Layer {
  public:
   Acdc(const Attributes& attributes, const std::vector<Tensor>& tables) {
@@ -39,6 +63,16 @@ class Acdc final : public Layer {
     ck_acdc cascade = cascade_;
     cascade.columns_in = columns;
     return ck_acdc_forward_f32(&cascade, x, y, rows, columns, cascade.columns_out, pool->threads, pool);
+  }
+
+  std::unique_ptr<const DeviceLayer> on_device(const Cuda& cuda) const override {
+    const int64_t size = cuda.acdc_table_size(cascade_.n);
+    if (!size || cascade_.flags & CK_ACDC_SEPARABLE) return nullptr;
+    std::vector<float> twiddles(static_cast<size_t>(size));
+    cuda.check(cuda.acdc_table(cascade_.n, twiddles.data()));
+    Upload permutation = small_permutation_.empty() ? Upload(cuda, permutation_) : Upload(cuda, small_permutation_);
+    return std::make_unique<const DeviceAcdc>(cuda, cascade_, Upload(cuda, a_), Upload(cuda, d_), Upload(cuda, bias_),
+                                              std::move(permutation), Upload(cuda, twiddles));
   }
 
  private:

@@ -14,7 +14,7 @@ struct Refusal : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A tensor of onnxruntime's, on the CPU.
+// A tensor of onnxruntime's, where its provider has it: the tables always on the CPU.
 struct Tensor {
   const void* data = nullptr;
   Element element = any_type;

@@ -24,6 +24,7 @@ CK_SLOT(kernel_context_input, KernelContext_GetInput);
 CK_SLOT(kernel_context_output, KernelContext_GetOutput);
 CK_SLOT(release_status, ReleaseStatus);
 CK_SLOT(release_tensor_type_and_shape, ReleaseTensorTypeAndShapeInfo);
+CK_SLOT(kernel_context_gpu_stream, KernelContext_GetGPUComputeStream);
 CK_SLOT(kernel_info_input_count, KernelInfo_GetInputCount);
 CK_SLOT(kernel_info_constant_input, KernelInfoGetConstantInput_tensor);
 CK_SLOT(kernel_context_parallel_for, KernelContext_ParallelFor);
@@ -74,6 +75,7 @@ CK_VALUE(uint64, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64);
 CK_VALUE(bfloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16);
 CK_VALUE(required, INPUT_OUTPUT_REQUIRED);
 CK_VALUE(optional, INPUT_OUTPUT_OPTIONAL);
+CK_VALUE(cpu_input, OrtMemTypeCPUInput);
 CK_VALUE(default_memory, OrtMemTypeDefault);
 CK_VALUE(fail, ORT_FAIL);
 

@@ -14,6 +14,34 @@ int64_t features_of(const std::string& word) {
   throw Refusal("Fastfood has no features '" + word + "'");
 }
 
+// The stack in one kernel, and one more for a nonlinearity.
+class DeviceFastfood final : public DeviceLayer {
+ public:
+  DeviceFastfood(const Cuda& cuda, const ck_fastfood& stack, Upload b, Upload g, Upload s, Upload permutation)
+      : cuda_(cuda), features_(stack.features), b_(std::move(b)), g_(std::move(g)), s_(std::move(s)),
+        permutation_(std::move(permutation)) {
+    stack_ = {stack.d, stack.blocks, stack.width, 0, 0, b_.as<float>(), g_.as<float>(), s_.as<float>(),
+              permutation_.as<void>()};
+    if (stack.flags & CK_FASTFOOD_INDEX_16) stack_.flags |= CK_CUDA_FASTFOOD_INDEX_16;
+  }
+
+  int run(int typed, const void* x, void* y, int64_t rows, int64_t columns, void* stream) const override {
+    ck_cuda_fastfood stack = stack_;
+    stack.columns_in = columns;
+    const bool is_rbf = features_ == CK_FASTFOOD_RBF;
+    const int64_t stride = stack.width * (is_rbf ? 2 : 1);
+    const int error = cuda_.fastfood_forward[typed](&stack, x, y, rows, columns, stride, stream);
+    if (error || features_ == CK_FASTFOOD_LINEAR) return error;
+    return cuda_.bend[typed](y, rows, stack.width, stride, is_rbf, stream);
+  }
+
+ private:
+  const Cuda& cuda_;
+  const int64_t features_;
+  const Upload b_, g_, s_, permutation_;
+  ck_cuda_fastfood stack_;
+};
+
 class Fastfood final : public Layer {
  public:
   Fastfood(const Attributes& attributes, const std::vector<Tensor>& tables) {
@@ -42,6 +70,12 @@ class Fastfood final : public Layer {
     ck_fastfood stack = stack_;
     stack.columns_in = columns;
     return ck_fastfood_forward_f32(&stack, x, y, rows, columns, columns_out(), pool->threads, pool);
+  }
+
+  std::unique_ptr<const DeviceLayer> on_device(const Cuda& cuda) const override {
+    Upload permutation = small_permutation_.empty() ? Upload(cuda, permutation_) : Upload(cuda, small_permutation_);
+    return std::make_unique<const DeviceFastfood>(cuda, stack_, Upload(cuda, b_), Upload(cuda, g_), Upload(cuda, s_),
+                                                  std::move(permutation));
   }
 
  private:

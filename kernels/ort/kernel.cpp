@@ -34,7 +34,8 @@ int64_t parts(int64_t work) {
 
 }  // namespace
 
-Kernel::Kernel(const Kind& kind, Api api, const KernelInfo* info) : kind_(kind), api_(api) {
+Kernel::Kernel(const Kind& kind, Api api, const KernelInfo* info, const Cuda* cuda)
+    : kind_(kind), api_(api), cuda_(cuda) {
   read_attributes(info);
   size_t inputs = 0;
   api_.call<kernel_info_input_count>(info, &inputs);
@@ -87,8 +88,37 @@ void Kernel::compute(KernelContext* context) const {
   }
   Caller caller{&api_, context};
   const ck_pool pool{on_runtime_threads, &caller, parts(layer.work() * rows)};
-  const int error = run(layer, x, y, rows, &pool);
+  int error = 0;
+  if (cuda_) {
+    void* stream = nullptr;
+    api_.ask<kernel_context_gpu_stream>(static_cast<const KernelContext*>(context), &stream);
+    if (!run_on_device(x, y, rows, stream)) error = run_through_host(layer, x, y, rows, &pool, stream);
+  } else {
+    error = run(layer, x, y, rows, &pool);
+  }
   if (error) throw Refusal(std::string(kind_.name) + ": " + ck_error_string(error));
+}
+
+// False where there is no kernel for this layer on the device.
+bool Kernel::run_on_device(const Tensor& x, void* y, int64_t rows, void* stream) const {
+  if (!layer_) return false;
+  std::call_once(is_on_device_, [this] { device_ = layer_->on_device(*cuda_); });
+  if (!device_) return false;
+  const int error = device_->run(Cuda::typed(x.element), x.data, y, rows, x.sizes.back(), stream);
+  if (error == CK_CUDA_ERROR_UNSUPPORTED) return false;
+  cuda_->check(error);
+  return true;
+}
+
+// What there is no kernel for on the device: the CPU's, with both ways in between.
+int Kernel::run_through_host(const Layer& layer, const Tensor& x, void* y, int64_t rows, const ck_pool* pool,
+                             void* stream) const {
+  const int64_t size = x.element == float32 ? 4 : 2, numbers = rows * layer.columns_out();
+  std::vector<char> in(static_cast<size_t>(x.count() * size)), out(static_cast<size_t>(numbers * size));
+  cuda_->check(cuda_->copy(in.data(), x.data, x.count() * size, stream));
+  const int error = run(layer, {in.data(), x.element, x.sizes}, out.data(), rows, pool);
+  if (!error) cuda_->check(cuda_->copy(y, out.data(), numbers * size, stream));
+  return error;
 }
 
 int Kernel::run(const Layer& layer, const Tensor& x, void* y, int64_t rows, const ck_pool* pool) const {

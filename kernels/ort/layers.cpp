@@ -5,8 +5,8 @@ namespace ck::ort {
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all = {
       {"ACDC", 5, 3, {true, true, true, false, false},
-       {"size", "depth", "relu", "bias", "permuted", "out_features"}, {"basis"}, make_acdc},
-      {"Fastfood", 5, 5, {true, true, false, true, true}, {"d", "blocks", "width"}, {"features"}, make_fastfood},
+       {"size", "depth", "relu", "bias", "permuted", "out_features"}, {"basis"}, make_acdc, true},
+      {"Fastfood", 5, 5, {true, true, false, true, true}, {"d", "blocks", "width"}, {"features"}, make_fastfood, true},
       {"Monarch", 4, 3, {true, true, true, true}, {"blocks", "rank", "out_features"}, {}, make_monarch},
       {"PHD", 4, 4, {true, false, false, true}, {"d"}, {}, make_phd},
       {"Sparse", 4, 4, {true, false, false, true}, {}, {}, make_sparse},

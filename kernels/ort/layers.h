@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "api.h"
+#include "cuda.h"
 #include "compressor_kernels.h"
 
 namespace ck::ort {
@@ -34,6 +35,8 @@ class Layer {
   virtual int64_t work() const = 0;
   // y (rows, columns_out) = x (rows, columns); a code of compressor_kernels.h. Throws a Refusal where x does not fit.
   virtual int run(const float* x, float* y, int64_t rows, int64_t columns, const ck_pool* pool) const = 0;
+  // The layer with its tables on the present device; NULL where there is no kernel for it there.
+  virtual std::unique_ptr<const DeviceLayer> on_device(const Cuda&) const { return nullptr; }
 };
 
 // One kind of operator. Inputs: x, then tables of x's type where `is_float`, else of any; the last may be missing.
@@ -43,6 +46,7 @@ struct Kind {
   std::vector<bool> is_float;
   std::vector<const char*> numbers, words;
   std::unique_ptr<const Layer> (*make)(const Attributes&, const std::vector<Tensor>& tables);
+  bool has_cuda = false;
 };
 
 const std::vector<Kind>& kinds();
