@@ -6,6 +6,10 @@ largest stay, as they are) or ``metric`` (see `subset`: those that the outputs n
 Stored, all of it persistent and counted: the values ``(count,)``, a column for each, the length of each row, the
 bias: ``2 count + out (+ out)`` numbers. MACs: the values, as a sparse product takes.
 
+``block`` keeps or drops the weights of so many neighbouring outputs of one input together (of all, where there are
+fewer): one column for each such vector, and the length of each ``block`` rows. The vectors kept are the share of all
+vectors that ``count`` is of all weights, rounded; those of the last rows are stored whole, also past the last output.
+
 ``iterative``: `from_dense` keeps ``√density`` first, and while the network trains the smallest go step by step (Han's
 prune and retrain, on the cubic schedule of Zhu & Gupta 2017). ``regulariser`` adds an l1 norm to the loss.
 """
@@ -22,9 +26,9 @@ from torch import Tensor, nn
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
 from compressor.layers.fitted import fit_from_dense
 from compressor.layers.onnx_sparse import sparse_functions, sparse_node
-from compressor.layers.positions import Positions, count_of
+from compressor.layers.positions import Positions, block_rows, count_of, vectors_of
 from compressor.layers.solve import wanted_offset
-from compressor.layers.subset import best_subset, largest_entries
+from compressor.layers.subset import best_subset, largest_entries, largest_vectors
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +43,9 @@ class PrunedConfig(LayerConfig):
     count: int | None = Field(None, ge=0, description="weights kept; in place of density")
     criterion: Literal["metric", "magnitude"] = Field(
         "metric", description="metric: those the outputs need, solved again; magnitude: the largest, as they are"
+    )
+    block: int = Field(
+        1, ge=1, description="neighbouring outputs whose weights of an input are kept or dropped together"
     )
     iterative: bool = Field(False, description="drop the smallest step by step while the network trains")
     start: int | None = Field(None, ge=1, description="iterative: weights kept at first; none: the fit takes √density")
@@ -63,6 +70,10 @@ class PrunedConfig(LayerConfig):
         count = self.count_for(in_features, out_features)
         return count if self.start is None else max(count, min(self.start, in_features * out_features))
 
+    def block_for(self, out_features: int) -> int:
+        """Outputs of a vector: all where there are fewer than ``block``."""
+        return min(self.block, out_features)
+
 
 @register("pruned", source="Collins & Kohli 2014; Han et al. 2015b")
 class Pruned(StructuredLayer):
@@ -76,14 +87,15 @@ class Pruned(StructuredLayer):
 
     def make_parameters(self) -> None:
         c, sides = self.config, (self.in_features, self.out_features)
-        held = c.start_for(*sides)
-        self.positions = Positions(*sides, held)
-        self.values = nn.Parameter(torch.empty(held))
+        block = c.block_for(self.out_features)
+        held = vectors_of(self.out_features, c.start_for(*sides), block)
+        self.positions = Positions(*sides, held, block)
+        self.values = nn.Parameter(torch.empty(held * block))
         self.bias = nn.Parameter(torch.zeros(self.out_features)) if self.has_bias else None
-        shrinks = held > c.count_for(*sides)  # until `finished`, which values are left and how much inputs vary
+        shrinks = held > self._count()  # until `finished`, which vectors are left and how much inputs vary
         self.register_buffer("alive", torch.ones(held, dtype=torch.bool) if shrinks else None)
         self.register_buffer("scale", torch.ones(self.in_features) if shrinks else None)
-        bound = 1 / math.sqrt(max(1.0, held / self.out_features))  # as nn.Linear's, for the mean row
+        bound = 1 / math.sqrt(max(1.0, held / len(self.positions.lengths)))  # as nn.Linear's, for the mean row
         nn.init.uniform_(self.values, -bound, bound)
 
     @property
@@ -92,8 +104,8 @@ class Pruned(StructuredLayer):
         return True
 
     def living(self) -> Tensor:
-        """The values, zero where training has dropped them, ``(held,)``."""
-        return self.values if self.alive is None else self.values * self.alive
+        """The values, zero where training has dropped them, ``(held · block,)``."""
+        return self.values if self.alive is None else self.values * self.alive.repeat_interleave(self.positions.block)
 
     def transform(self, x: Tensor) -> Tensor:
         return self.positions.product(x, self.living(), self.bias)
@@ -116,11 +128,11 @@ class Pruned(StructuredLayer):
         """Drop the smallest of the living (times the spread of their inputs) down to what the schedule leaves."""
         if self.alive is None or self.is_settled:
             return
-        least = self._count()
+        least, held = self._count(), len(self.alive)
         left = max(0.0, 1 - done / _PRUNED_BY) ** 3
-        stay = least + round(left * (len(self.values) - least))
+        stay = least + round(left * (held - least))
         due = int(self.alive.sum()) - stay
-        if due >= max(1, len(self.values) // 100) or (due > 0 and stay == least):
+        if due >= max(1, held // 100) or (due > 0 and stay == least):
             self.alive.copy_(self._most_alive(stay))
 
     @property
@@ -130,25 +142,27 @@ class Pruned(StructuredLayer):
     def finished(self) -> StructuredLayer:
         if self.alive is None:
             return self
-        keep = self._most_alive(self._count())
-        mask = self.positions.scatter(keep.to(torch.uint8)) > 0
+        mask = self.positions.mask(self._most_alive(self._count()))
         weight = self.positions.scatter(self.living().detach())
         config = self.config.model_copy(update={"iterative": False, "start": None})
         return self._of(mask, weight, self.bias, config)
 
     def _count(self) -> int:
-        return self.config.count_for(self.in_features, self.out_features)
+        """How many vectors stay in the end."""
+        count = self.config.count_for(self.in_features, self.out_features)
+        return vectors_of(self.out_features, count, self.config.block_for(self.out_features))
 
     @torch.no_grad()
     def _most_alive(self, count: int) -> Tensor:
         assert self.alive is not None
         assert self.scale is not None
-        scores = self.values.abs() * self.scale[self.positions.columns.long()]
+        norms = self.values.reshape(-1, self.positions.block).norm(dim=1)
+        scores = norms * self.scale[self.positions.columns.long()]
         return largest_entries(torch.where(self.alive, scores, -1.0), count)
 
     @classmethod
     def _of(cls, mask: Tensor, weight: Tensor, bias: Tensor | None, config: PrunedConfig) -> Self:
-        """The layer of ``config`` that keeps the entries of ``weight`` where ``mask`` is true."""
+        """The layer of ``config`` that keeps the vectors of ``weight`` where ``mask`` is true."""
         out_features, in_features = weight.shape
         with torch.device(weight.device):
             layer = cls(in_features, out_features, bias=bias is not None, config=config).to(weight.dtype)
@@ -171,11 +185,12 @@ class Pruned(StructuredLayer):
         size, count = weight.numel(), config.count_for(in_features, out_features)
         if config.iterative and config.start is None:
             config = config.model_copy(update={"start": math.ceil(math.sqrt(count * size))})
-        held = config.start_for(in_features, out_features)
+        block = config.block_for(out_features)
+        held = vectors_of(out_features, config.start_for(in_features, out_features), block)
         if config.uses_metric:
-            mask, found = best_subset(weight, metric, held)
+            mask, found = best_subset(weight, metric, held, block)
         else:
-            mask, found = largest_entries(weight.detach().abs(), held), weight.detach()
+            mask, found = largest_vectors(weight.detach(), held, block), weight.detach()
         layer = cls._of(mask, found.to(weight.dtype), bias, config)
         with torch.no_grad():
             if layer.scale is not None and config.uses_metric:
@@ -185,12 +200,16 @@ class Pruned(StructuredLayer):
         return layer
 
     def fit_samples(self, x: Tensor, y: Tensor) -> float:
-        near = {"count": len(self.values), "iterative": False, "start": None}  # without what drops values later
+        count = self.config.start_for(self.in_features, self.out_features)
+        near = {"count": count, "iterative": False, "start": None}  # without what drops values later
         return fit_from_dense(self, x, y, near=self.config.model_copy(update=near))
 
     @classmethod
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
-        count = (params - out_features * (2 if bias else 1)) // 2
+        block = base.block_for(out_features)
+        rows = block_rows(out_features, block)
+        vectors = (params - rows - (out_features if bias else 0)) // (block + 1)
+        count = vectors * out_features // rows
         return base.model_copy(update={"count": max(1, min(count, in_features * out_features)), "start": None})
 
     @classmethod
@@ -199,4 +218,6 @@ class Pruned(StructuredLayer):
             {"density": 0.3},
             {"density": 0.3, "criterion": "magnitude"},
             {"density": 0.25, "iterative": True, "regulariser": 1e-4},
+            {"density": 0.35, "block": 4},
+            {"density": 0.35, "block": 3, "criterion": "magnitude", "iterative": True},
         ]

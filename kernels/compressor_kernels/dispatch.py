@@ -209,20 +209,20 @@ def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_f
     return result
 
 
-def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
-    """`reference.csr`: a product with a matrix in compressed sparse rows."""
-    outputs = len(lengths)
+def csr(
+    x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None, out_features: int, block: int
+) -> Tensor:
+    """`reference.csr`: a product with a matrix in compressed sparse rows of vectors."""
     if not torch.compiler.is_compiling():
-        y: Tensor | None = quick.call(x, outputs, "csr", values, columns, lengths, bias)
+        y: Tensor | None = quick.call(x, out_features, ("csr", block), values, columns, lengths, bias)
         if y is not None:
             return y
     route = _route(native.takes, x, values, bias)
-    dense = x.shape[-1] * outputs
-    if route == "reference" or len(values) > _MOST_SPARSE * dense:
-        return reference.csr(x, values, columns, lengths, bias)
+    if route == "reference" or block > 1 or len(values) > _MOST_SPARSE * x.shape[-1] * out_features:
+        return reference.csr(x, values, columns, lengths, bias, out_features, block)
     if route == "native":
         matrix = sparse.matrix(x.shape[-1], [values, columns, lengths, bias])
-        quick.remember("ck_csr_forward_f32", matrix, x, outputs, "csr", values, columns, lengths, bias)
+        quick.remember("ck_csr_forward_f32", matrix, x, out_features, ("csr", block), values, columns, lengths, bias)
         return sparse.run_csr(x, values, columns, lengths, bias)
     result: Tensor = sparse.csr(x, values, columns, lengths, bias)
     return result

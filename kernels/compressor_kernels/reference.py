@@ -246,20 +246,26 @@ def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_f
     return y if bias is None else y + bias
 
 
-def csr(x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None) -> Tensor:
-    """``x Wᵀ + b`` with W in compressed sparse rows, through the dense matrix.
+def csr(
+    x: Tensor, values: Tensor, columns: Tensor, lengths: Tensor, bias: Tensor | None, out_features: int, block: int
+) -> Tensor:
+    """``x Wᵀ + b`` with W in compressed sparse rows of vectors, through the dense matrix.
 
-    ``values, columns (count,)``, row after row; ``lengths (out,)``, how many of them each row has.
+    A vector is ``block`` neighbours in a column, the last ones cut at ``out_features``. ``columns (count,)``, block row
+    after block row; ``lengths (rows,)``, how many of them each has; ``values (count · block,)``, vector by vector.
     """
-    return F.linear(x, spread(values, columns, lengths, x.shape[-1]), bias)
+    return F.linear(x, spread(values, columns, lengths, x.shape[-1], out_features, block), bias)
 
 
-def spread(values: Tensor, columns: Tensor, lengths: Tensor, in_features: int) -> Tensor:
-    """The dense matrix ``(out, in)`` of compressed sparse rows."""
+def spread(values: Tensor, columns: Tensor, lengths: Tensor, in_features: int, out_features: int, block: int) -> Tensor:
+    """The dense matrix ``(out, in)`` of compressed sparse rows of vectors."""
     rows = torch.arange(len(lengths), device=lengths.device)
-    rows = rows.repeat_interleave(lengths.long(), output_size=len(values))
-    flat = rows * in_features + columns.long()
-    return values.new_zeros(len(lengths) * in_features).scatter(0, flat, values).reshape(len(lengths), in_features)
+    rows = rows.repeat_interleave(lengths.long(), output_size=len(columns))
+    flat = rows * (block * in_features) + columns.long()  # of each vector's first entry
+    if block > 1:
+        flat = (flat[:, None] + in_features * torch.arange(block, device=flat.device)).flatten()
+    matrix = values.new_zeros(len(lengths) * block * in_features).scatter(0, flat, values)
+    return matrix.reshape(len(lengths) * block, in_features)[:out_features]
 
 
 def convolve(x: Tensor, c: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, values, columns, lengths = ctx.saved_tensors
 
         def run(x: Tensor, values: Tensor) -> Tensor:
-            return reference.csr(x, values, columns, lengths, None)
+            return reference.csr(x, values, columns, lengths, None, len(lengths), 1)
 
         gx, gv = reference.gradients(run, (x, values), grad, differentiable=True)
     else:
