@@ -60,25 +60,30 @@ def plainly(call: Call) -> Call:
 
 
 def layer_jobs(
-    op: str, name: str, prepare: Callable[[nn.Module, Tensor], Call], cells: Cells, **settings: Any
+    op: str,
+    name: str,
+    prepare: Callable[[nn.Module, Tensor], Call],
+    cells: Cells,
+    *,
+    variant: str = "",
+    **settings: Any,
 ) -> Iterator[Job]:
     """Warm, cold, Python and training rows of one method."""
     for n, batch in cells:
         layer, x = method(name).layer(n, n, bias=True, **settings), torch.randn(batch, n)
-        yield Job(
-            op, n, 1, batch, "warm", dense(n, batch), prepare(layer, x), nothing(), 2.0 * batch * layer.macs(), x.clone
-        )
+        call, flops = prepare(layer, x), 2.0 * batch * layer.macs()
+        yield Job(op, n, 1, batch, "warm", dense(n, batch), call, nothing(), flops, x.clone, variant)
     for n in (1024, 4096):
         layer, x = method(name).layer(n, n, bias=True, **settings), torch.randn(1, n)
-        yield Job(op, n, 1, 1, "cold", dense(n, 1), prepare(layer, x), nothing())
+        yield Job(op, n, 1, 1, "cold", dense(n, 1), prepare(layer, x), nothing(), variant=variant)
     layer, x, linear = (
         method(name).layer(1024, 1024, bias=True, **settings),
         torch.randn(1, 1024),
         nn.Linear(1024, 1024),
     )
-    yield Job(op, 1024, 1, 1, "python", {"torch": lambda: linear(x)}, lambda: layer(x))
+    yield Job(op, 1024, 1, 1, "python", {"torch": lambda: linear(x)}, lambda: layer(x), variant=variant)
     step_ = layer_step(layer, torch.randn(128, 1024))
-    yield Job(op, 1024, 1, 128, "train", {"plain torch": plainly(step_)}, step_)
+    yield Job(op, 1024, 1, 128, "train", {"plain torch": plainly(step_)}, step_, variant=variant)
 
 
 def cells_for(quick: bool) -> Cells:
@@ -124,7 +129,9 @@ def monarch_jobs(quick: bool) -> Iterator[Job]:
 def sparse_jobs(quick: bool) -> Iterator[Job]:
     def prepare(layer: Any, x: Tensor) -> Call:
         places = layer.positions
-        matrix = sparse.matrix(layer.in_features, [layer.values, places.columns, places.lengths, layer.bias])
+        tables = [layer.values, places.columns, places.lengths, layer.bias]
+        matrix = sparse.matrix(layer.in_features, tables, layer.out_features, places.block)
         return structured_call("ck_csr_forward_f32", matrix, x, layer.out_features)
 
     yield from layer_jobs("csr", "pruned", prepare, cells_for(quick), density=0.1)
+    yield from layer_jobs("csr", "pruned", prepare, cells_for(quick=True), variant="block=16", density=0.1, block=16)

@@ -83,6 +83,6 @@ def test_operators_refuse_numbers_of_another_kind(dtype: torch.dtype) -> None:
         monarch.monarch_backward(x, x, first, second)
     places = torch.zeros(64, dtype=torch.int32), torch.ones(64, dtype=torch.int32)
     with pytest.raises(TypeError, match="takes float32 on the CPU"):
-        sparse.csr(x, torch.ones(64, dtype=dtype), *places, None)
+        sparse.csr(x, torch.ones(64, dtype=dtype), *places, None, 64, 1)
     with pytest.raises(TypeError, match="takes float32 on the CPU"):
-        sparse.csr_backward(x, x, torch.ones(64, dtype=dtype), *places)
+        sparse.csr_backward(x, x, torch.ones(64, dtype=dtype), *places, 1)

@@ -85,16 +85,16 @@ class Pattern:
 
     def times(self, dense: Tensor, values: Tensor) -> Tensor:
         """``X Rᵀ``, R with these ``values``: ``dense (hidden, users) -> (hidden, films)``."""
-        return run_csr(dense, values, *self.places, None)
+        return run_csr(dense, values, *self.places, None, len(self.places[1]), 1)
 
     def turned_times(self, dense: Tensor, values: Tensor, users: int) -> Tensor:
         """``X R``: ``dense (hidden, films) -> (hidden, users)``."""
-        found, _ = run_csr_backward(dense, dense.new_empty(len(dense), users), values, *self.places, by_values=False)
+        found, _ = run_csr_backward(dense, dense.new_empty(len(dense), users), values, *self.places, 1, by_values=False)
         return found
 
     def between(self, films: Tensor, users: Tensor) -> Tensor:
         """``Σ_k films_ki users_kj`` where there is a rating: ``(hidden, films), (hidden, users) -> (ratings,)``."""
-        _, found = run_csr_backward(films, users, self.values, *self.places, by_x=False)
+        _, found = run_csr_backward(films, users, self.values, *self.places, 1, by_x=False)
         return found
 
 

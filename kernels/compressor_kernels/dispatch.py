@@ -218,13 +218,13 @@ def csr(
         if y is not None:
             return y
     route = _route(native.takes, x, values, bias)
-    if route == "reference" or block > 1 or len(values) > _MOST_SPARSE * x.shape[-1] * out_features:
+    if route == "reference" or len(values) > _MOST_SPARSE * x.shape[-1] * out_features:
         return reference.csr(x, values, columns, lengths, bias, out_features, block)
     if route == "native":
-        matrix = sparse.matrix(x.shape[-1], [values, columns, lengths, bias])
+        matrix = sparse.matrix(x.shape[-1], [values, columns, lengths, bias], out_features, block)
         quick.remember("ck_csr_forward_f32", matrix, x, out_features, ("csr", block), values, columns, lengths, bias)
-        return sparse.run_csr(x, values, columns, lengths, bias)
-    result: Tensor = sparse.csr(x, values, columns, lengths, bias)
+        return sparse.run_csr(x, values, columns, lengths, bias, out_features, block)
+    result: Tensor = sparse.csr(x, values, columns, lengths, bias, out_features, block)
     return result
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compressor_kernels.reference import split
 
-VERSION = 2
+VERSION = 3
 RELU, SEPARABLE, FIRST_FIXED, INDEX_16 = 1, 2, 4, 8  # flags of a cascade
 
 

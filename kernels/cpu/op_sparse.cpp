@@ -19,12 +19,12 @@ int64_t number(const void* numbers, int64_t bytes, int64_t i) {
 
 // Positions may come from a file: an entry out of place must not be read.
 bool is_valid(const ck_csr* m) {
-  if (!m || m->columns_in < 1 || m->columns_out < 1 || m->count < 0 || !is_width(m->column_bytes) ||
+  if (!m || m->columns_in < 1 || m->columns_out < 1 || m->block < 1 || m->count < 0 || !is_width(m->column_bytes) ||
       !is_width(m->length_bytes) || !m->lengths || (m->count && (!m->columns || !m->values)))
     return false;
   int64_t total = 0;
-  for (int64_t o = 0; o < m->columns_out; o++) {
-    const int64_t length = number(m->lengths, m->length_bytes, o);
+  for (int64_t row = 0; row * m->block < m->columns_out; row++) {
+    const int64_t length = number(m->lengths, m->length_bytes, row);
     if (length < 0) return false;
     total += length;
   }
@@ -46,7 +46,7 @@ extern "C" int ck_csr_forward_f32(const ck_csr* matrix, const float* x, float* y
   using namespace ck;
   if (!is_valid(matrix) || rows < 0 || (rows && (!x || !y))) return CK_ERROR_ARGUMENT;
   return guarded([&] {
-    for_rows(pool, threads, rows, worthwhile_rows(matrix->count, group), [&](int64_t first, int64_t last) {
+    for_rows(pool, threads, rows, worthwhile_rows(matrix->count * matrix->block, group), [&](int64_t first, int64_t last) {
       SparseCall call = prepared(matrix, last - first, x_stride, y_stride);
       call.x = x + first * x_stride, call.y = y + first * y_stride;
       kernels().structured().sparse(call);
@@ -62,7 +62,8 @@ extern "C" int ck_csr_backward_f32(const ck_csr* matrix, const float* x, const f
   if (!is_valid(matrix) || rows < 0 || (rows && (!grad_y || (grad_values && !x)))) return CK_ERROR_ARGUMENT;
   return guarded([&] {
     // Each stretch of rows sums up on its own, and the sums are added in the order of the rows.
-    const int64_t grain = worthwhile_rows(2 * matrix->count, group), count = grad_values ? matrix->count : 0;
+    const int64_t values = matrix->count * matrix->block, count = grad_values ? values : 0;
+    const int64_t grain = worthwhile_rows(2 * values, group);
     const int64_t parts = stretches(pool, threads, rows, grain);
     Floats sums(static_cast<size_t>(parts * count));
     for_rows(pool, threads, rows, grain, [&](int64_t first, int64_t last, int64_t part) {

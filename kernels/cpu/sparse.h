@@ -1,7 +1,7 @@
-// Products with a matrix in compressed sparse rows, and their gradients.
+// Products with a matrix in compressed sparse rows of vectors, and their gradients.
 //
 // Groups of T * W rows of x are put side by side, so that an entry of the matrix takes whole vectors: x as (columns,
-// rows), outputs W at a time. A few rows are taken one by one.
+// rows), outputs W at a time. A few rows are taken one by one, W outputs of a vector of the matrix at a time.
 #pragma once
 
 #include "granule.h"
@@ -57,88 +57,160 @@ CK_INLINE int64_t length_of(const ck_csr& m, int64_t row) {
   return m.length_bytes == 2 ? static_cast<const uint16_t*>(m.lengths)[row] : static_cast<const int32_t*>(m.lengths)[row];
 }
 
-// One row of x.
-template <class Column>
-static __attribute__((noinline)) void sparse_row(const ck_csr& m, const Column* column, const float* x, float* y) {
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// Calls some(Count<Q>, value, column, length, o) for outputs o ... o + Q - 1 of one row of vectors: all outputs, as many at
+// a time as the first Q that fits. `value` is that of output o in the first vector, `block` on that in the next.
+template <int... Q, class Column, class Some>
+CK_INLINE void over_outputs(const ck_csr& m, const Column* column, const Some& some) {
   const float* value = m.values;
-  for (int64_t o = 0; o < m.columns_out; o++) {
-    const int64_t length = length_of(m, o);
-    float total[4] = {};
-    int64_t e = 0;
-    for (; e + 4 <= length; e += 4)
-      for (int i = 0; i < 4; i++) total[i] += value[e + i] * x[column[e + i]];
-    for (; e < length; e++) total[0] += value[e] * x[column[e]];
-    y[o] = (total[0] + total[1]) + (total[2] + total[3]) + (m.bias ? m.bias[o] : 0.0f);
-    value += length, column += length;
+  int64_t row = 0;
+  for (int64_t first = 0; first < m.columns_out; first += m.block) {
+    const int64_t length = length_of(m, row++);
+    const int64_t end = first + m.block < m.columns_out ? first + m.block : m.columns_out;
+    int64_t o = first;
+    const auto take = [&](auto outputs) {
+      constexpr int step = decltype(outputs)::value;
+      for (; o + step <= end; o += step) some(outputs, value + (o - first), column, length, o);
+    };
+    (take(Count<Q>{}), ...);
+    value += length * m.block, column += length;
   }
 }
 
-template <int T, class Column>
-static __attribute__((noinline)) void sparse_lanes(const ck_csr& m, const Column* column, const float* x, float* y) {
-  const float* value = m.values;
-  for (int64_t o = 0; o < m.columns_out; o++) {
-    const int64_t length = length_of(m, o);
-    V total[T];
-    CK_UNROLL(8)
-    for (int t = 0; t < T; t++) total[t] = splat(m.bias ? m.bias[o] : 0.0f);
-    for (int64_t e = 0; e < length; e++) {
-      const V a = splat(value[e]);
-      const float* at = x + static_cast<int64_t>(column[e]) * (T * W);
-      CK_UNROLL(8)
-      for (int t = 0; t < T; t++) total[t] += a * load(at + t * W);
+// One row of x.
+template <class Column>
+static __attribute__((noinline)) void sparse_row(const ck_csr& m, const Column* matrix_columns, const float* x, float* y) {
+  const int64_t block = m.block;
+  const auto some = [&](auto outputs, const float* value, const Column* column, int64_t length, int64_t o) {
+    constexpr int Q = decltype(outputs)::value;
+    int64_t e = 0;
+    if constexpr (Q == 1) {
+      float total[4] = {};
+      for (; e + 4 <= length; e += 4)
+        for (int i = 0; i < 4; i++) total[i] += value[(e + i) * block] * x[column[e + i]];
+      for (; e < length; e++) total[0] += value[e * block] * x[column[e]];
+      y[o] = (total[0] + total[1]) + (total[2] + total[3]) + (m.bias ? m.bias[o] : 0.0f);
+    } else {
+      constexpr int T = Q / W, sums = 8 / T;  // enough of them to hide what an addition takes
+      V total[sums][T] = {};
+      const auto add = [&](V* to, int64_t entry) {
+        const V a = splat(x[column[entry]]);
+        CK_UNROLL(4)
+        for (int t = 0; t < T; t++) to[t] += a * loadu(value + entry * block + t * W);
+      };
+      for (; e + sums <= length; e += sums) {
+        CK_UNROLL(8)
+        for (int i = 0; i < sums; i++) add(total[i], e + i);
+      }
+      for (; e < length; e++) add(total[0], e);
+      CK_UNROLL(4)
+      for (int t = 0; t < T; t++) {
+        V all = m.bias ? loadu(m.bias + o + t * W) : zero();
+        CK_UNROLL(8)
+        for (int i = 0; i < sums; i++) all += total[i][t];
+        storeu(y + o + t * W, all);
+      }
     }
-    CK_UNROLL(8)
-    for (int t = 0; t < T; t++) store(y + (o * T + t) * W, total[t]);
-    value += length, column += length;
-  }
+  };
+  over_outputs<4 * W, 2 * W, W, 1>(m, matrix_columns, some);
+}
+
+// Outputs of a vector that are taken together with T vectors of rows: as many as there are registers for.
+template <int T>
+constexpr int outputs_at_once = (W == 8 ? 8 : 16) / T;
+
+template <int T, class Column>
+static __attribute__((noinline)) void sparse_lanes(const ck_csr& m, const Column* matrix_columns, const float* x, float* y) {
+  const auto some = [&](auto outputs, const float* value, const Column* column, int64_t length, int64_t o) {
+    constexpr int Q = decltype(outputs)::value;
+    V total[Q][T];
+    CK_UNROLL(16)
+    for (int q = 0; q < Q; q++) {
+      CK_UNROLL(8)
+      for (int t = 0; t < T; t++) total[q][t] = splat(m.bias ? m.bias[o + q] : 0.0f);
+    }
+    for (int64_t e = 0; e < length; e++) {
+      const float* at = x + static_cast<int64_t>(column[e]) * (T * W);
+      CK_UNROLL(16)
+      for (int q = 0; q < Q; q++) {
+        const V a = splat(value[e * m.block + q]);
+        CK_UNROLL(8)
+        for (int t = 0; t < T; t++) total[q][t] += a * load(at + t * W);
+      }
+    }
+    CK_UNROLL(16)
+    for (int q = 0; q < Q; q++) {
+      CK_UNROLL(8)
+      for (int t = 0; t < T; t++) store(y + ((o + q) * T + t) * W, total[q][t]);
+    }
+  };
+  over_outputs<outputs_at_once<T>, 1>(m, matrix_columns, some);
 }
 
 // grad_x (columns, T * W) += values times grad_y (outputs, T * W).
 template <int T, class Column>
-static __attribute__((noinline)) void sparse_back_x(const ck_csr& m, const Column* column, const float* grad_y,
+static __attribute__((noinline)) void sparse_back_x(const ck_csr& m, const Column* matrix_columns, const float* grad_y,
                                                     float* grad_x) {
-  const float* value = m.values;
-  for (int64_t o = 0; o < m.columns_out; o++) {
-    const int64_t length = length_of(m, o);
-    V g[T];
-    CK_UNROLL(8)
-    for (int t = 0; t < T; t++) g[t] = load(grad_y + (o * T + t) * W);
-    for (int64_t e = 0; e < length; e++) {
-      const V a = splat(value[e]);
-      float* at = grad_x + static_cast<int64_t>(column[e]) * (T * W);
+  const auto some = [&](auto outputs, const float* value, const Column* column, int64_t length, int64_t o) {
+    constexpr int Q = decltype(outputs)::value;
+    V g[Q][T];
+    CK_UNROLL(16)
+    for (int q = 0; q < Q; q++) {
       CK_UNROLL(8)
-      for (int t = 0; t < T; t++) store(at + t * W, load(at + t * W) + a * g[t]);
+      for (int t = 0; t < T; t++) g[q][t] = load(grad_y + ((o + q) * T + t) * W);
     }
-    value += length, column += length;
-  }
+    for (int64_t e = 0; e < length; e++) {
+      float* at = grad_x + static_cast<int64_t>(column[e]) * (T * W);
+      V total[T];
+      CK_UNROLL(8)
+      for (int t = 0; t < T; t++) total[t] = load(at + t * W);
+      CK_UNROLL(16)
+      for (int q = 0; q < Q; q++) {
+        const V a = splat(value[e * m.block + q]);
+        CK_UNROLL(8)
+        for (int t = 0; t < T; t++) total[t] += a * g[q][t];
+      }
+      CK_UNROLL(8)
+      for (int t = 0; t < T; t++) store(at + t * W, total[t]);
+    }
+  };
+  over_outputs<outputs_at_once<T>, 1>(m, matrix_columns, some);
 }
 
-// grad_values += for each entry the sum over the lanes of grad_y times x.
+// grad_values += for each of them the sum over the lanes of grad_y times x.
 template <int T, class Column>
-static __attribute__((noinline)) void sparse_back_values(const ck_csr& m, const Column* column, const float* x,
-                                                         const float* grad_y, float* grad) {
-  for (int64_t o = 0; o < m.columns_out; o++) {
-    const int64_t length = length_of(m, o);
-    V g[T];
-    CK_UNROLL(8)
-    for (int t = 0; t < T; t++) g[t] = load(grad_y + (o * T + t) * W);
-    const auto product = [&](int64_t e) {
-      const float* at = x + static_cast<int64_t>(column[e]) * (T * W);
-      V total = g[0] * load(at);
+static __attribute__((noinline)) void sparse_back_values(const ck_csr& m, const Column* matrix_columns, const float* x,
+                                                         const float* grad_y, float* grad_values) {
+  const int64_t block = m.block;
+  const auto some = [&](auto outputs, const float* value, const Column* column, int64_t length, int64_t o) {
+    float* grad = grad_values + (value - m.values);
+    const auto product = [&](int64_t e, int64_t q) {
+      const float *at = x + static_cast<int64_t>(column[e]) * (T * W), *g = grad_y + (o + q) * (T * W);
+      V total = load(g) * load(at);
       CK_UNROLL(8)
-      for (int t = 1; t < T; t++) total += g[t] * load(at + t * W);
+      for (int t = 1; t < T; t++) total += load(g + t * W) * load(at + t * W);
       return total;
     };
+    constexpr bool is_whole = decltype(outputs)::value == W;  // W outputs of a vector, else one
     int64_t e = 0;
-    for (; e + W <= length; e += W) {
+    const auto add = [&](int64_t entries) {
       V v[W];
       CK_UNROLL(16)
-      for (int i = 0; i < W; i++) v[i] = product(e + i);
-      storeu(grad + e, loadu(grad + e) + sums(v));
-    }
-    for (; e < length; e++) grad[e] += sum(product(e));
-    grad += length, column += length;
-  }
+      for (int i = 0; i < W; i++) v[i] = is_whole ? product(e, i) : product(e + i, 0);
+      storeu(grad + e * block, loadu(grad + e * block) + sums(v));
+      e += entries;
+    };
+    if (is_whole)
+      while (e < length) add(1);
+    else if (block == 1)
+      while (e + W <= length) add(W);
+    for (; e < length; e++) grad[e * block] += sum(product(e, 0));
+  };
+  over_outputs<W, 1>(m, matrix_columns, some);
 }
 
 template <int T, class Column>

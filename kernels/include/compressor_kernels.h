@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define CK_VERSION 2
+#define CK_VERSION 3
 
 enum {
   CK_OK = 0,
@@ -131,20 +131,21 @@ CK_API int ck_monarch_backward_f32(const ck_monarch* stack, const float* x, cons
                                    float* grad_first, float* grad_second, int64_t rows, int64_t x_stride,
                                    int64_t y_stride, int64_t threads, const ck_pool* pool);
 
-/* y = x W^T + bias, W (columns_out, columns_in) in compressed sparse rows: `lengths` holds how many entries each row has,
- * `columns` and `values` row after row where they stand and what they are. Whole numbers of 1, 2 (unsigned) or 4 bytes. */
+/* y = x W^T + bias, W (columns_out, columns_in) in compressed sparse rows of vectors, each of them `block` neighbours in a
+ * column: `lengths` holds how many each row of vectors has, `columns` and `values` row after row where they stand and what
+ * they are. Those of the last row are whole too, also past columns_out. Whole numbers of 1, 2 (unsigned) or 4 bytes. */
 typedef struct ck_csr {
-  int64_t columns_in, columns_out, count;
+  int64_t columns_in, columns_out, block, count;
   int64_t column_bytes, length_bytes;
   const void* columns; /* (count), each below columns_in */
-  const void* lengths; /* (columns_out), together count */
-  const float* values; /* (count) */
+  const void* lengths; /* (columns_out / block, rounded up), together count */
+  const float* values; /* (count, block) */
   const float* bias;   /* (columns_out) or NULL */
 } ck_csr;
 
 CK_API int ck_csr_forward_f32(const ck_csr* matrix, const float* x, float* y, int64_t rows, int64_t x_stride,
                               int64_t y_stride, int64_t threads, const ck_pool* pool);
-/* Gradients by x (rows, columns_in), dense, and by the values (count), from that by y; either may be NULL. */
+/* Gradients by x (rows, columns_in), dense, and by the values (count, block), from that by y; either may be NULL. */
 CK_API int ck_csr_backward_f32(const ck_csr* matrix, const float* x, const float* grad_y, float* grad_x,
                                float* grad_values, int64_t rows, int64_t x_stride, int64_t y_stride, int64_t threads,
                                const ck_pool* pool);

@@ -26,7 +26,7 @@ class Rows {
       throw Refusal("the input has " + std::to_string(columns_in) + " columns, the matrix " + std::to_string(width_));
     const bool is_small = columns_.empty();
     const void* columns = is_small ? static_cast<const void*>(small_columns_.data()) : columns_.data();
-    const ck_csr matrix = {columns_in, outputs(), count(), is_small ? 2 : 4, 4, columns, lengths_.data(),
+    const ck_csr matrix = {columns_in, outputs(), 1, count(), is_small ? 2 : 4, 4, columns, lengths_.data(),
                            values_.data(), nullptr};
     return ck_csr_forward_f32(&matrix, x, y, rows, columns_in, outputs(), pool->threads, pool);
   }

@@ -109,8 +109,9 @@ bool is_monarch_right(Draw& draw) {
 
 bool is_sparse_right(Draw& draw) {
   const int64_t in = draw.pick(1, 200), out = draw.pick(1, 60), rows = draw.pick(1, 70), threads = draw.pick(1, 3);
+  const int64_t block = draw.pick(0, 1) ? 1 : draw.pick(1, 40);
   std::vector<uint8_t> columns, lengths;
-  for (int64_t o = 0; o < out; o++) {
+  for (int64_t o = 0; o < out; o += block) {
     const int64_t length = draw.pick(0, std::min<int64_t>(in, 40));
     lengths.push_back(static_cast<uint8_t>(length));
     std::vector<int32_t> order = draw.permutation(in);
@@ -118,16 +119,18 @@ bool is_sparse_right(Draw& draw) {
     columns.insert(columns.end(), order.begin(), order.begin() + length);
   }
   const int64_t count = static_cast<int64_t>(columns.size());
-  const std::vector<float> x = draw.normals(rows * in), values = draw.normals(count), bias = draw.normals(out);
-  const ck_csr matrix{in, out, count, 1, 1, columns.data(), lengths.data(), values.data(), bias.data()};
+  const std::vector<float> x = draw.normals(rows * in), values = draw.normals(count * block), bias = draw.normals(out);
+  const ck_csr matrix{in, out, block, count, 1, 1, columns.data(), lengths.data(), values.data(), bias.data()};
   std::vector<float> y(static_cast<size_t>(rows * out)), gx(x.size()), gv(values.size());
   if (ck_csr_forward_f32(&matrix, x.data(), y.data(), rows, in, out, threads, nullptr)) return false;
   Doubles truth;
   for (int64_t row = 0; row < rows; row++)
-    for (int64_t o = 0, at = 0; o < out; o++) {
+    for (int64_t o = 0, first = 0; o < out; o++) {
+      const int64_t end = first + lengths[o / block];
       double sum = bias[o];
-      for (int64_t end = at + lengths[o]; at < end; at++) sum += double{values[at]} * x[row * in + columns[at]];
+      for (int64_t at = first; at < end; at++) sum += double{values[at * block + o % block]} * x[row * in + columns[at]];
       truth.push_back(sum);
+      if (o % block == block - 1) first = end;
     }
   return is_near(y, truth) && !ck_csr_backward_f32(&matrix, x.data(), y.data(), gx.data(), gv.data(), rows, in, out,
                                                    threads, nullptr);
