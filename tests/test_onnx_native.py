@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")]
 
 METHODS = ("acdc", "fastfood", "monarch", "phd", "pruned", "deep_compression")  # those with a native operator
-KINDS = {"ACDC", "Fastfood", "Monarch", "PHD", "Sparse", "SparseShared"}
+KINDS = {"ACDC", "Fastfood", "Monarch", "PHD", "Sparse", "SparseShared", "SparseVectors"}
 EXAMPLES = [(name, example, True) for name in METHODS for example in methods()[name].layer.examples()]
 EXAMPLES += [(name, {}, False) for name in METHODS]
 
@@ -111,14 +111,17 @@ def test_cascades_of_any_length_are_equal_and_native_where_there_is_a_fast_trans
 SPARSE = {"columns": [0, 3, 1, 2, 0], "lengths": [2, 0, 3], "values": [1.0, 2.0, 3.0, 4.0, 5.0]}
 
 
-def sparse_model(tables: dict[str, list[Any]]) -> bytes:
+VECTORS = {"columns": [0, 3, 1], "lengths": [2, 1], "values": [1.0, 2.0, 3.0, 4.0, 5.0, 0.0]}  # the last row is short
+
+
+def sparse_model(tables: dict[str, list[Any]], kind: str = "Sparse", **attributes: int) -> bytes:
     """One node without a body: what the library makes of matrices that contradict themselves."""
     held = [
         numpy_helper.from_array(np.array(value, np.float32 if key == "values" else np.int32), key)
         for key, value in tables.items()
     ]
     graph = helper.make_graph(
-        [helper.make_node("Sparse", ["x", *tables], ["y"], domain="compressor")],
+        [helper.make_node(kind, ["x", *tables], ["y"], domain="compressor", **attributes)],
         "one",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "width"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
@@ -132,6 +135,34 @@ def sparse_model(tables: dict[str, list[Any]]) -> bytes:
 def test_a_sparse_matrix_may_have_empty_rows_and_columns_in_any_order() -> None:
     [found] = load(sparse_model(SPARSE)).run(None, {"x": np.array([[1, 10, 100, 1000], [0, 0, 1, 0]], np.float32)})
     assert found.tolist() == [[2001, 0, 435], [0, 0, 4]]
+
+
+def test_a_vector_is_neighbouring_outputs_of_one_input() -> None:
+    session = load(sparse_model(VECTORS, "SparseVectors", block=2, out_features=3))
+    for rows in (1, 5):
+        [found] = session.run(None, {"x": np.array([[1, 10, 100, 1000]] * rows, np.float32)})
+        assert found.tolist() == [[3001, 4002, 50]] * rows
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"columns": [0, 3, 7]}, "the input has 4 columns, the matrix 8"),
+        ({"lengths": [2, 2]}, "sum up to 4, not 3"),
+        ({"values": [1.0, 2.0, 3.0]}, "holds 3 numbers, not 6"),
+        ({"block": 0}, "attribute block is 0"),
+        ({"block": 1}, "lengths holds 2 numbers, not 3"),
+        ({"block": 2**40}, "attribute block is 1099511627776"),
+        ({"out_features": 5}, "lengths holds 2 numbers, not 3"),
+        ({"out_features": 0}, "attribute out_features is 0"),
+    ],
+    ids=str,
+)
+def test_vectors_that_contradict_themselves_are_refused_in_words(change: dict[str, Any], words: str) -> None:
+    sizes = {key: change.get(key, value) for key, value in {"block": 2, "out_features": 3}.items()}
+    tables = {key: change.get(key, value) for key, value in VECTORS.items()}
+    with pytest.raises(Exception, match=words):
+        load(sparse_model(tables, "SparseVectors", **sizes)).run(None, {"x": np.ones((1, 4), np.float32)})
 
 
 @pytest.mark.parametrize(

@@ -32,18 +32,18 @@ std::string separable_path(int64_t n, int64_t batch, const Kernels& build) {
 }
 
 // Of the layers but the cosine cascades; empty for those.
-std::string structured_path(const char* op, int64_t n, int64_t batch, int lanes) {
+std::string structured_path(const char* op, int64_t n, int64_t batch) {
   if (!std::strcmp(op, "fwht")) return " row by row";
   if (!std::strcmp(op, "fastfood")) return takes_four_rows(n, batch) ? " four rows at a time" : " row by row";
   if (!std::strcmp(op, "monarch")) return batch < 12 ? " dot products" : " classes on lanes, packed";
-  if (!std::strcmp(op, "csr")) return batch < 4 ? " row by row" : batch < 32 ? " " + std::to_string(lanes) + " rows on lanes" : " 32 rows on lanes";
+  if (!std::strcmp(op, "csr")) return batch < 4 ? " row by row" : " up to 32 rows on lanes";
   return "";
 }
 
 std::string described(const char* op, int64_t n, int64_t batch) {
   const Kernels& build = kernels();
   const std::string name = build.name;
-  const std::string structured = structured_path(op, n, batch, build.lanes);
+  const std::string structured = structured_path(op, n, batch);
   if (!structured.empty()) return name + structured;
   if (!std::strcmp(op, "acdc2d")) return name + separable_path(n, batch, build);
   if (!CosinePlan::supports(n)) return name + " matrix";

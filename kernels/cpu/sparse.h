@@ -9,7 +9,8 @@
 
 namespace ck::CK_ISA {
 
-constexpr int sparse_group = 32;  // rows side by side at most
+// Rows side by side at most; of vectors' products half as many, which at 4,096 columns still fit in a cache of 512 kB.
+constexpr int sparse_group = 32;
 
 // Rows of x, `count` of up to T * W, to lanes (columns, T * W); the other lanes become 0.
 template <int T>
@@ -238,13 +239,15 @@ CK_INLINE void sparse_some(const SparseCall& c, int64_t row, int64_t count) {
 
 template <class Column>
 static void sparse_rows(const SparseCall& c) {
-  constexpr int most = sparse_group / W;
+  constexpr int most = sparse_group / W, half = most / 2 > 0 ? most / 2 : 1;
   int64_t row = 0;
   if (c.y && c.rows < 4) {
     for (; row < c.rows; row++)
       sparse_row(*c.matrix, static_cast<const Column*>(c.matrix->columns), c.x + row * c.x_stride, c.y + row * c.y_stride);
     return;
   }
+  if (c.y && c.matrix->block > 1)
+    for (; row + half * W <= c.rows; row += half * W) sparse_some<half, Column>(c, row, half * W);
   for (; row + sparse_group <= c.rows; row += sparse_group) sparse_some<most, Column>(c, row, sparse_group);
   for (; row < c.rows; row += W) sparse_some<1, Column>(c, row, c.rows - row < W ? c.rows - row : W);
 }

@@ -10,6 +10,7 @@ const std::vector<Kind>& kinds() {
       {"Monarch", 4, 3, {true, true, true, true}, {"blocks", "rank", "out_features"}, {}, make_monarch},
       {"PHD", 4, 4, {true, false, false, true}, {"d"}, {}, make_phd},
       {"Sparse", 4, 4, {true, false, false, true}, {}, {}, make_sparse},
+      {"SparseVectors", 4, 4, {true, false, false, true}, {"block", "out_features"}, {}, make_sparse_vectors},
       {"SparseShared", 5, 5, {true, false, false, true, false}, {}, {}, make_shared_sparse},
   };
   return all;

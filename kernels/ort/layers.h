@@ -56,6 +56,7 @@ std::unique_ptr<const Layer> make_fastfood(const Attributes&, const std::vector<
 std::unique_ptr<const Layer> make_monarch(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_phd(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_sparse(const Attributes&, const std::vector<Tensor>& tables);
+std::unique_ptr<const Layer> make_sparse_vectors(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_shared_sparse(const Attributes&, const std::vector<Tensor>& tables);
 
 }  // namespace ck::ort

@@ -1,33 +1,34 @@
-// The operators that end in sparse rows. Sparse: inputs x, columns, lengths, values. SparseShared: x, columns, lengths,
-// codebook, codes. PHD: x, signs (d), positions (n, count), P (n, count): sparse rows of a Walsh-Hadamard transform.
+// The operators that end in sparse rows. Sparse: inputs x, columns, lengths, values. SparseVectors: the same of vectors,
+// each of them `block` neighbours in a column. SparseShared: x, columns, lengths, codebook, codes. PHD: x, signs (d), positions (n, count), P (n, count): sparse rows of a Walsh-Hadamard transform.
 #include "layers.h"
 #include "numbers.h"
 
 namespace ck::ort {
 namespace {
 
-// A matrix in compressed sparse rows; its columns in two bytes where they fit, as memory is what a single row waits for.
+// A matrix in compressed sparse rows of vectors; its columns in two bytes where they fit, as memory is what a single row waits for.
 class Rows {
  public:
-  void set(std::vector<int32_t> columns, std::vector<int32_t> row_lengths, std::vector<float> entries) {
+  void set(std::vector<int32_t> columns, std::vector<int32_t> row_lengths, std::vector<float> entries, int64_t outputs,
+           int64_t block) {
     for (int32_t column : columns) width_ = column >= width_ ? int64_t{column} + 1 : width_;
     if (width_ <= UINT16_MAX + 1)
       small_columns_.assign(columns.begin(), columns.end());
     else
       columns_ = std::move(columns);
-    lengths_ = std::move(row_lengths), values_ = std::move(entries);
+    lengths_ = std::move(row_lengths), values_ = std::move(entries), outputs_ = outputs, block_ = block;
   }
 
   int64_t count() const { return static_cast<int64_t>(values_.size()); }
-  int64_t outputs() const { return static_cast<int64_t>(lengths_.size()); }
+  int64_t outputs() const { return outputs_; }
 
   int run(const float* x, float* y, int64_t rows, int64_t columns_in, const ck_pool* pool) const {
     if (columns_in < width_)
       throw Refusal("the input has " + std::to_string(columns_in) + " columns, the matrix " + std::to_string(width_));
     const bool is_small = columns_.empty();
     const void* columns = is_small ? static_cast<const void*>(small_columns_.data()) : columns_.data();
-    const ck_csr matrix = {columns_in, outputs(), 1, count(), is_small ? 2 : 4, 4, columns, lengths_.data(),
-                           values_.data(), nullptr};
+    const ck_csr matrix = {columns_in, outputs_, block_, count() / block_, is_small ? 2 : 4, 4,
+                           columns, lengths_.data(), values_.data(), nullptr};
     return ck_csr_forward_f32(&matrix, x, y, rows, columns_in, outputs(), pool->threads, pool);
   }
 
@@ -36,27 +37,29 @@ class Rows {
   std::vector<uint16_t> small_columns_;
   std::vector<float> values_;
   int64_t width_ = 0;  // one more than the largest column
+  int64_t outputs_ = 0, block_ = 1;
 };
 
 class Sparse final : public Layer {
  public:
-  Sparse(const std::vector<Tensor>& tables, bool is_shared) {
-    const int64_t count = tables[0].count(), outputs = tables[1].count();
+  Sparse(const std::vector<Tensor>& tables, bool is_shared, int64_t outputs, int64_t block) {
+    const int64_t count = tables[0].count();
     std::vector<int32_t> columns = indices(tables[0], count, INT32_MAX, "a sparse matrix's columns");
-    std::vector<int32_t> lengths = indices(tables[1], outputs, count + 1, "a sparse matrix's lengths");
+    std::vector<int32_t> lengths =
+        indices(tables[1], (outputs + block - 1) / block, count + 1, "a sparse matrix's lengths");
     std::vector<float> values;
     int64_t total = 0;
     for (int32_t length : lengths) total += length;
     if (total != count || !outputs)
       throw Refusal("a sparse matrix's lengths sum up to " + std::to_string(total) + ", not " + std::to_string(count));
     if (!is_shared) {
-      values = floats(tables[2], count, "a sparse matrix's values");
+      values = floats(tables[2], count * block, "a sparse matrix's values");
     } else {
       const std::vector<float> codebook = floats(tables[2], tables[2].count(), "a codebook");
       for (int32_t code : indices(tables[3], count, tables[2].count(), "a sparse matrix's codes"))
         values.push_back(codebook[static_cast<size_t>(code)]);
     }
-    matrix_.set(std::move(columns), std::move(lengths), std::move(values));
+    matrix_.set(std::move(columns), std::move(lengths), std::move(values), outputs, block);
   }
 
   int64_t columns_out() const override { return matrix_.outputs(); }
@@ -80,7 +83,7 @@ class Phd final : public Layer {
     const std::vector<int32_t> lengths(static_cast<size_t>(outputs), static_cast<int32_t>(each));
     if (signs_.size() != static_cast<size_t>(d_)) throw Refusal("PHD's signs are " + std::to_string(signs_.size()));
     matrix_.set(indices(tables[1], outputs * each, d_, "PHD's positions"), lengths,
-                floats(tables[2], outputs * each, "PHD's P"));
+                floats(tables[2], outputs * each, "PHD's P"), outputs, 1);
   }
 
   int64_t columns_out() const override { return matrix_.outputs(); }
@@ -110,11 +113,15 @@ std::unique_ptr<const Layer> make_phd(const Attributes& attributes, const std::v
 }
 
 std::unique_ptr<const Layer> make_sparse(const Attributes&, const std::vector<Tensor>& tables) {
-  return std::make_unique<const Sparse>(tables, false);
+  return std::make_unique<const Sparse>(tables, false, tables[1].count(), 1);
+}
+
+std::unique_ptr<const Layer> make_sparse_vectors(const Attributes& attributes, const std::vector<Tensor>& tables) {
+  return std::make_unique<const Sparse>(tables, false, attributes.number("out_features", 1), attributes.number("block", 1));
 }
 
 std::unique_ptr<const Layer> make_shared_sparse(const Attributes&, const std::vector<Tensor>& tables) {
-  return std::make_unique<const Sparse>(tables, true);
+  return std::make_unique<const Sparse>(tables, true, tables[1].count(), 1);
 }
 
 }  // namespace ck::ort
