@@ -48,7 +48,7 @@ def save(path: Path, run: Distillation, result: Distilled, best: dict[str, Tenso
         "best": best,
         "optimizer": run.optimizer.state_dict(),
         "step": run.step,
-        "seen": [run.shares.first, run.shares.average],
+        "schedules": [schedule.state_dict() for schedule in run.schedules],
         "random": torch.get_rng_state(),
         "device_random": torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else None,
         "result": {"epochs": result.epochs, "losses": result.losses, "best_epoch": result.best_epoch},
@@ -80,7 +80,8 @@ def take_up(state: dict[str, Any], run: Distillation, result: Distilled) -> None
     run.student.load_state_dict(state["student"], strict=False)
     run.optimizer.load_state_dict(state["optimizer"])
     run.step = state["step"]
-    run.shares.first, run.shares.average = state["seen"]
+    for schedule, kept in zip(run.schedules, state["schedules"], strict=True):
+        schedule.load_state_dict(kept)
     run.anneal(run.step / run.steps)
     run.settled = all(layer.is_settled for layer in run.layers)
     torch.set_rng_state(state["random"])

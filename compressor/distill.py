@@ -26,6 +26,7 @@ from compressor.train.gradient import GradientNoise
 from compressor.train.layout import channels_last
 from compressor.train.noise import Disturbed, disturbed
 from compressor.train.progressive import Fading, Shares
+from compressor.train.schedule import Schedule
 from compressor.training import Training, varied
 from compressor_converters.onnx_in import OnnxNetwork
 
@@ -144,6 +145,7 @@ class Distillation:
         self.shares = Shares(how.way, len(entries))
         noisy = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.noise = GradientNoise(noisy, how.gradient_noise) if how.gradient_noise else None
+        self.schedules: list[Schedule] = [self.shares, *([] if self.noise is None else [self.noise])]
         labels = train.head(1).labels
         self.classes = labels is not None and not labels.is_floating_point()
 
@@ -215,7 +217,6 @@ class Distillation:
             loss = self.loss(batch, hints=self.how.hint_share > 0) + self.penalty()
             loss.backward()  # type: ignore[no-untyped-call]
             if self.noise is not None:
-                self.noise.t = self.step
                 self.noise.add_()
             return float(loss.detach())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,13 @@ from compressor.train import Annealing, GradientNoise, NoisyActivation, noisy_
 from compressor.train.noise import HARD_SIGMOID, HARD_TANH, Line
 
 KINDS = ["nan", "nah", "nani", "nanil", "nanis"]
+OPTIONS = {"c": ("nan", "nah", "nanil"), "alpha": ("nan", "nah"), "sigma": ("nani", "nanis")}
 X = torch.linspace(-6, 6, 137)
+
+
+def of(kind: str, **options: float) -> dict[str, float]:
+    """Those of ``options`` that noise of ``kind`` has."""
+    return {name: value for name, value in options.items() if kind in OPTIONS[name]}
 
 
 def network() -> nn.Sequential:
@@ -44,7 +51,7 @@ def test_without_saturation_the_line_is_untouched_by_noise_at_the_output(
     kind: str, soft: nn.Module, hard: Callable[[Tensor], Tensor]
 ) -> None:
     torch.manual_seed(0)
-    activation = noisy_(nn.Sequential(soft), kind, alpha=1.0, c=30.0)[0]
+    activation = noisy_(nn.Sequential(soft), kind, **of(kind, alpha=1.0, c=30.0))[0]
     if activation.p is not None:
         with torch.no_grad():
             activation.p.fill_(1.5)
@@ -104,13 +111,54 @@ def test_a_saturated_unit_has_a_gradient_and_p_too(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exported_network_is_deterministic_and_the_same(kind: str) -> None:
     torch.manual_seed(0)
-    model = noisy_(network(), kind, c=300.0, sigma=3.0).eval()
+    model = noisy_(network(), kind, **of(kind, c=300.0, sigma=3.0)).eval()
     x = 5 * torch.randn(7, 3)
     program = torch.export.export(model, (x,))
     assert not [node for node in program.graph.nodes if "rand" in str(node.target)]
     torch.testing.assert_close(program.module()(x), model(x))
+    file = torch.onnx.export(program, dynamo=True, verbose=False).model_proto
+    assert not [node.op_type for node in file.graph.node if "Random" in node.op_type]
+    (y,) = onnxruntime.InferenceSession(file.SerializeToString()).run(None, {file.graph.input[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), model(x))
     model.train()
     assert not torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_output_has_the_type_of_the_input(kind: str, dtype: torch.dtype, training: bool) -> None:
+    model = noisy_(network().to(dtype), kind).train(training)
+    assert model[:2](torch.randn(7, 3, dtype=dtype)).dtype == dtype
+    assert model(torch.randn(7, 3, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_is_made_where_the_network_is(kind: str) -> None:
+    model = noisy_(network().to("meta"), kind)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model(torch.randn(7, 3, device="meta")).shape == (7, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_it_is_the_same_and_a_c_that_falls_compiles_it_twice_at_most(kind: str) -> None:
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _example: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    model = noisy_(network(), kind)
+    annealing = Annealing(model, every=1) if kind in OPTIONS["c"] else None
+    compiled = torch.compile(model, backend=count, fullgraph=True)
+    for _ in range(9):
+        x = 3 * torch.randn(7, 3)
+        with torch.random.fork_rng():
+            y = model(x)
+        torch.testing.assert_close(compiled(x), y)
+        if annealing is not None:
+            annealing.step()
+    assert len(graphs) <= 2
 
 
 def test_c_falls_with_the_root_of_the_steps() -> None:
@@ -145,6 +193,25 @@ def test_bad_requests_are_refused_in_one_line() -> None:
         Annealing(noisy_(network(), "nani"))
     with pytest.raises(CompressorError, match="single Tanh"):
         noisy_(nn.Tanh())
+    for wrong in ({"c": -1.0}, {"c": math.nan}, {"alpha": 2.1}, {"units": 0}):
+        with pytest.raises(ValueError, match="c and sigma must be finite"):
+            NoisyActivation("nah", **wrong)
+    with pytest.raises(ValueError, match=r"c and sigma .*-0\.1"):
+        NoisyActivation("nani", sigma=-0.1)
+    for start, end in ((1, 2), (math.inf, 1), (1, -1), (math.nan, 0)):
+        with pytest.raises(ValueError, match="c must fall"):
+            Annealing(noisy_(network()), start, end)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_of_another_kind_of_noise_is_refused_and_its_own_is_shown(kind: str, option: str) -> None:
+    if kind in OPTIONS[option]:
+        assert f"{option}=0.25" in str(noisy_(network(), kind, **{option: 0.25})[1])
+        return
+    with pytest.raises(CompressorError, match=f"{option}=0.25 is for noise {' or '.join(OPTIONS[option])}, not for"):
+        noisy_(network(), kind, **{option: 0.25})
+    assert f"{option}=" not in str(noisy_(network(), kind)[1])
 
 
 def test_a_module_that_stands_in_two_places_stays_one() -> None:
@@ -163,3 +230,16 @@ def test_noise_on_gradients_has_the_variance_that_is_asked_for() -> None:
         assert float(parameter.grad.var()) == pytest.approx(0.3 / (1 + step) ** 0.55, rel=0.05)
         assert float(parameter.grad.mean()) == pytest.approx(1, abs=0.02)
     assert without.grad is None
+
+
+def test_noise_on_no_gradients_is_refused() -> None:
+    model = nn.Linear(2, 2)
+    used_up = model.parameters()
+    list(used_up)
+    with pytest.raises(ValueError, match="only once"):
+        GradientNoise(used_up)
+    for rows in (model.weight, [{"params": list(model.parameters())}]):
+        with pytest.raises(ValueError, match=r"not a parameter.*model\.parameters\(\)"):
+            GradientNoise(rows)
+    with pytest.raises(ValueError, match="finite"):
+        GradientNoise(model.parameters(), eta=math.inf)

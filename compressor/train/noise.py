@@ -18,22 +18,26 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError, nearest
 from compressor.layers import replace
+from compressor.sites import device_of
+from compressor.train.schedule import Schedule
 
 Kind = Literal["nan", "nah", "nani", "nanil", "nanis"]
 
-_AT_OUTPUT = ("nan", "nah")
-_LEARNED = ("nan", "nah", "nanil")  # those with σ(x), and so with c and p
+_AT_OUTPUT: tuple[Kind, ...] = ("nan", "nah")
+_LEARNED: tuple[Kind, ...] = ("nan", "nah", "nanil")  # those with σ(x), and so with c and p
+KINDS_WITH: dict[str, tuple[Kind, ...]] = {"c": _LEARNED, "alpha": _AT_OUTPUT, "sigma": ("nani", "nanis")}
 _HALF_NORMAL_MEAN = math.sqrt(2 / math.pi)
-_FIRST_C, _LAST_C = 30.0, 0.5
+FIRST_C, LAST_C = 30.0, 0.5
 NOISY_FOR = 0.8  # share of a training after which `disturbed` activations are themselves
-_LEAK = 0.9  # α of nah; the others have no leak
+LEAKY = 0.9  # α of nah; the others have no leak
+SIGMA = 0.05
 
 
 @dataclass(frozen=True)
@@ -56,31 +60,45 @@ HARD_SIGMOID = Line(0.25, 0.5, 0.0, 1.0)
 
 
 class NoisyActivation(nn.Module):
-    """A clipped line with noise of ``kind`` while training."""
+    """A clipped line with noise of ``kind`` while training; the output has the shape and type of the input.
+
+    ``c`` (0.5 unless given) is for ``nan``, ``nah`` and ``nanil``, ``alpha`` (0.9 for ``nah``, else 1) for ``nan`` and
+    ``nah``, ``sigma`` (0.05) for ``nani`` and ``nanis``: CompressorError where it is given to another. ``units``: how
+    many trained ``p`` there are, one or as many as the last axis is long.
+    """
 
     def __init__(
         self,
         kind: Kind = "nah",
         line: Line = HARD_TANH,
         *,
-        c: float = 0.5,
+        c: float | None = None,
         alpha: float | None = None,
-        sigma: float = 0.05,
+        sigma: float | None = None,
         units: int = 1,
     ) -> None:
         super().__init__()
         if kind not in get_args(Kind):
             raise CompressorError(f"there is no noise '{kind}'; {nearest(kind, get_args(Kind))}")
+        for name, value in {"c": c, "alpha": alpha, "sigma": sigma}.items():
+            if value is not None and kind not in KINDS_WITH[name]:
+                raise CompressorError(f"{name}={value} is for noise {' or '.join(KINDS_WITH[name])}, not for {kind}")
         self.noise = kind
         self.line = line
-        self.c, self.sigma = c, sigma
-        self.alpha = (_LEAK if kind == "nah" else 1.0) if alpha is None else alpha
+        self.c = LAST_C if c is None else c
+        self.sigma = SIGMA if sigma is None else sigma
+        self.alpha = (LEAKY if kind == "nah" else 1.0) if alpha is None else alpha
+        if not (0 <= self.c < math.inf and 0 <= self.sigma < math.inf and 0 <= self.alpha <= 2 and units >= 1):
+            raise ValueError(
+                "c and sigma must be finite and not negative, alpha in [0, 2] and units at least 1,"
+                f" not {self.c}, {self.sigma}, {self.alpha}, {units}"
+            )
         self.p = nn.Parameter(torch.empty(units).uniform_(-1, 1)) if kind in _LEARNED else None
 
-    def deviation(self, x: Tensor) -> Tensor:
+    def _deviation(self, x: Tensor) -> Tensor:
         """σ(x), 0 where the unit does not saturate."""
         assert self.p is not None
-        return self.c * ((self.p * (self._hard(x) - self._line(x))).sigmoid() - 0.5).square()
+        return self.c * ((self.p.to(x.dtype) * (self._hard(x) - self._line(x))).sigmoid() - 0.5).square()
 
     def _line(self, x: Tensor) -> Tensor:
         return self.line.slope * x + self.line.offset
@@ -94,7 +112,7 @@ class NoisyActivation(nn.Module):
         if not self.training:
             return self._hard(x)
         if self.noise == "nanil":
-            return self._hard(x + self.deviation(x) * torch.randn_like(x))
+            return self._hard(x + self._deviation(x) * torch.randn_like(x))
         noise = self.sigma * torch.randn_like(x)
         if self.noise == "nanis":
             u = self._line(x)
@@ -107,15 +125,16 @@ class NoisyActivation(nn.Module):
         if not self.training:
             if not half:
                 return y
-            size = _HALF_NORMAL_MEAN * self.deviation(x)
+            size = _HALF_NORMAL_MEAN * self._deviation(x)
         else:
             drawn = torch.randn_like(x)
-            size = self.deviation(x) * (drawn.abs() if half else drawn)
+            size = self._deviation(x) * (drawn.abs() if half else drawn)
         inwards = self.alpha <= 1  # d(x) = −sgn(x) where sgn(1 − α) is 1; x counts from the middle of the line
         return torch.where((self._line(x) >= self.line.middle) == inwards, y - size, y + size)
 
     def extra_repr(self) -> str:
-        return f"{self.noise}, {self.line}, c={self.c:g}, alpha={self.alpha:g}"
+        own = (f"{name}={getattr(self, name):g}" for name, kinds in KINDS_WITH.items() if self.noise in kinds)
+        return ", ".join((self.noise, str(self.line), *own))
 
 
 _LINES: dict[type[nn.Module], Line] = {
@@ -133,16 +152,22 @@ def _line_of(module: nn.Module) -> Line | None:
 
 
 def noisy_(
-    model: nn.Module, kind: Kind = "nah", *, c: float = 0.5, alpha: float | None = None, sigma: float = 0.05
+    model: nn.Module,
+    kind: Kind = "nah",
+    *,
+    c: float | None = None,
+    alpha: float | None = None,
+    sigma: float | None = None,
 ) -> nn.Module:
-    """Swap each tanh, sigmoid and hard form of them in ``model`` for its noisy form, in place; gives ``model``.
+    """Swap each tanh, sigmoid and hard form of them in ``model`` for its `NoisyActivation`, in place; gives ``model``.
 
     For fine-tuning, distilling or training: in ``eval()`` the network is deterministic. Activations that are called
     as functions, and those inside ``nn.LSTM`` and the like, are not modules and stay; CompressorError where there is
     nothing to swap.
     """
+    device = device_of(model)
     for name, line in saturating(model):
-        replace(model, name, NoisyActivation(kind, line, c=c, alpha=alpha, sigma=sigma))
+        replace(model, name, NoisyActivation(kind, line, c=c, alpha=alpha, sigma=sigma).to(device))
     return model
 
 
@@ -160,12 +185,15 @@ def saturating(model: nn.Module) -> list[tuple[str, Line]]:
 
 
 class Disturbed(nn.Module):
-    """An activation, and its noisy form in its place while it trains and ``is_noisy``."""
+    """An activation, and its noisy form in its place while it trains and ``is_noisy``; its c falls, as `at` says."""
 
-    def __init__(self, original: nn.Module, noisy: NoisyActivation) -> None:
+    def __init__(
+        self, original: nn.Module, noisy: NoisyActivation, start: float = FIRST_C, end: float = LAST_C
+    ) -> None:
         super().__init__()
         self.original = original
         self.noisy = noisy
+        self.start, self.end = start, end
         self.is_noisy = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,22 +201,31 @@ class Disturbed(nn.Module):
         return y
 
     def at(self, done: float) -> None:
-        """Let c fall as ``30 / √(t + 1)`` to 0.5 at four fifths of the training, of which ``done`` is over."""
+        """Let c fall as ``start / √(t + 1)`` to ``end`` at four fifths of the training, of which ``done`` is over."""
         self.is_noisy = done < NOISY_FOR
-        steps = (_FIRST_C / _LAST_C) ** 2
-        self.noisy.c = max(_LAST_C, _FIRST_C / math.sqrt(1 + steps * done / NOISY_FOR))
+        steps = (self.start / self.end) ** 2
+        self.noisy.c = max(self.end, self.start / math.sqrt(1 + steps * done / NOISY_FOR))
 
 
 @contextlib.contextmanager
-def disturbed(model: nn.Module, kind: Kind | None) -> Iterator[Sequence[Disturbed]]:
+def disturbed(
+    model: nn.Module,
+    kind: Kind | None,
+    *,
+    start: float = FIRST_C,
+    end: float = LAST_C,
+    alpha: float | None = None,
+    sigma: float | None = None,
+) -> Iterator[Sequence[Disturbed]]:
     """Within it, activations that saturate are noisy while ``model`` trains; they are themselves after it.
 
-    Nothing happens where ``kind`` is None.
+    Nothing happens where ``kind`` is None. ``start`` and ``end`` are of c, as `Disturbed` has them.
     """
     wrapped: list[tuple[str, Disturbed]] = []
     if kind is not None:
         for name, line in saturating(model):
-            wrapped.append((name, Disturbed(model.get_submodule(name), NoisyActivation(kind, line))))
+            noisy = NoisyActivation(kind, line, alpha=alpha, sigma=sigma).to(device_of(model))
+            wrapped.append((name, Disturbed(model.get_submodule(name), noisy, start, end)))
     for name, module in wrapped:
         replace(model, name, module)
     try:
@@ -198,12 +235,18 @@ def disturbed(model: nn.Module, kind: Kind | None) -> Iterator[Sequence[Disturbe
             replace(model, name, module.original)
 
 
-class Annealing:
+class Annealing(Schedule):
     """Lets c of every noisy activation in ``model`` fall: ``start / √(t + 1)``, t one more each ``every`` steps."""
 
-    def __init__(self, model: nn.Module, start: float = _FIRST_C, end: float = _LAST_C, every: int = 200) -> None:
+    kept: ClassVar = ("start", "end", "every", "steps")
+
+    def __init__(self, model: nn.Module, start: float = FIRST_C, end: float = LAST_C, every: int = 200) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1 step, not {every}")
+        if not 0 <= end <= start < math.inf:
+            raise ValueError(
+                f"c must fall from a finite start to an end that is not negative, not from {start} to {end}"
+            )
         self.activations = [
             module for module in model.modules() if isinstance(module, NoisyActivation) and module.p is not None
         ]
@@ -211,18 +254,18 @@ class Annealing:
             raise CompressorError(f"the model has no noise with c to anneal; make it noisy with {', '.join(_LEARNED)}")
         self.start, self.end, self.every = start, end, every
         self.steps = 0
-        self._set()
+        self._apply()
 
     @property
     def c(self) -> float:
         """c of the step that comes next."""
         return max(self.end, self.start / math.sqrt(self.steps // self.every + 1))
 
-    def _set(self) -> None:
+    def _apply(self) -> None:
         for activation in self.activations:
             activation.c = self.c
 
     def step(self) -> None:
         """Count one step of the optimiser."""
         self.steps += 1
-        self._set()
+        self._apply()

@@ -3,9 +3,9 @@
 Four ways, each with a share that goes from 1 to 0:
 
 - ``linear``: unit by unit, the original's with that probability, which falls evenly;
-- ``mollify``: the same, and the share follows the loss (Moczulski 2019, eq. 4.31), ``1 − exp(−v/v₀ l/L (1/τ − 1))`` for
-  block l of L, v/v₀ a moving average of the loss over the first one, τ the time that has passed: high while the loss
-  is, lower blocks first, 0 at τ = 1;
+- ``mollify``: the same, and the share follows the loss (Moczulski 2019, eq. 4.31), ``1 − exp(−v/v₁ l/L (1/τ − 1))`` for
+  block l of L, v/v₁ a moving average of the loss over its highest so far, τ the time that has passed: high while the
+  loss is, lower blocks first, 0 at τ = 1. (Not over the first loss: that is 0 where all blocks are the original's.)
 - ``cosine``: both outputs are mixed, the share falls as a cosine (self-guided training);
 - ``theseus``: block by block, the original's with that probability (random module replacement).
 """
@@ -13,10 +13,12 @@ Four ways, each with a share that goes from 1 to 0:
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+
+from compressor.train.schedule import Schedule
 
 Way = Literal["linear", "mollify", "cosine", "theseus"]
 
@@ -42,23 +44,25 @@ class Fading(nn.Module):
             return self.share * original + (1 - self.share) * y
         shape = (1,) * y.ndim if self.way == "theseus" else y.shape
         with torch.no_grad():
-            keep = torch.rand(shape, dtype=y.dtype, device=y.device) < self.share
+            fine = torch.promote_types(y.dtype, torch.float32)  # a small share would be none in half precision
+            keep = torch.rand(shape, dtype=fine, device=y.device) < self.share
         return torch.where(keep, original, y)
 
 
-class Shares:
+class Shares(Schedule):
     """The share of each of ``count`` blocks, from the input up, as time and loss go on; no way: nobody asks."""
+
+    kept: ClassVar = ("average", "highest")
 
     def __init__(self, way: Way | None, count: int) -> None:
         self.way = way
         self.count = count
-        self.first: float | None = None
-        self.average: float | None = None
+        self.average = self.highest = 0.0
 
     def see(self, loss: float) -> None:
         """Count the loss of a step."""
-        self.first = loss if self.first is None else self.first
-        self.average = loss if self.average is None else _MEMORY * self.average + (1 - _MEMORY) * loss
+        self.average = _MEMORY * self.average + (1 - _MEMORY) * loss if self.highest else loss
+        self.highest = max(self.highest, self.average)
 
     def at(self, passed: float) -> list[float]:
         """The shares when ``passed`` of the time is over, 0 to 1."""
@@ -68,7 +72,7 @@ class Shares:
             return [0.5 * (1 + math.cos(math.pi * passed))] * self.count
         if self.way != "mollify":
             return [1 - passed] * self.count
-        if passed <= 0 or not self.first or self.average is None:
+        if passed <= 0:
             return [1.0] * self.count
-        height = self.average / self.first * (1 / passed - 1)
+        height = (self.average / self.highest if self.highest else 1.0) * (1 / passed - 1)
         return [1 - math.exp(-height * (block + 1) / self.count) for block in range(self.count)]

@@ -18,6 +18,7 @@ from compressor_converters.storage import DTYPES
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+EXTRA_STATE = "_extra_state"  # what a module keeps beside tensors, under torch's name for it
 METADATA_KEY = "compressor"  # the only key: the order of several is not kept by the format's writer
 
 
@@ -79,6 +80,7 @@ def load_into(model: ModuleT, path: Path, *, put: Callable[[ModuleT, Manifest, i
     except RuntimeError as error:
         said = " ".join(str(error).split(":", 1)[-1].split())[:200]
         raise CompressorError(f"{path}: does not fit the network: {said}") from None
+    unexpected = [name for name in unexpected if not name.endswith(EXTRA_STATE)]  # a traced program has it in its code
     if missing or unexpected:
         raise CompressorError(
             f"{path}: does not fit the network: {len(missing)} tensors missing {missing[:3]},"
