@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
+import compressor
 from compressor.errors import CompressorError
 from compressor.train import Mollification, Mollified, Skipped
 
@@ -101,6 +103,29 @@ def test_a_network_that_is_loaded_is_what_was_saved() -> None:
         loaded.load_state_dict(model.state_dict())
         torch.testing.assert_close(loaded.eval()(x), model.eval()(x))
         schedule.finish()
+
+
+NET = """
+from torch import nn
+from compressor.train import Mollified, Skipped
+
+def net():
+    return nn.Sequential(Skipped(nn.Sequential(nn.Linear(20, 20), Mollified("tanh"))), nn.Linear(20, 3))
+"""
+
+
+def test_a_job_writes_a_mollified_network_that_loads_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(NET)
+    names: dict[str, Callable[[], nn.Module]] = {}
+    exec(NET, names)
+    model, x = names["net"](), torch.randn(80, 20)
+    Mollification(model, k=1.0).step(1.0)
+    result = compressor.compress(model.eval(), "svd", data=x, epochs=1, settings={"rank": 4})
+    result.save(tmp_path / "out")
+    torch.testing.assert_close(compressor.load(tmp_path / "out")(x), result.model(x))
+    torch.testing.assert_close(
+        compressor.load(tmp_path / "out", arch=f"{tmp_path / 'nets.py'}:net")(x), result.model(x)
+    )
 
 
 def test_a_loss_that_is_a_tensor_is_not_kept_with_its_graph() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import doctest
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import compressor.train
 from compressor.train import Annealing, GradientNoise, Mollification, Mollified, Skipped, noisy_
 from compressor.train.progressive import Shares
 from compressor.train.schedule import Schedule
@@ -117,3 +119,7 @@ def test_a_state_that_is_none_of_the_schedule_is_refused_and_changes_nothing(kin
         with pytest.raises(ValueError, match=r"is kept as .*; give what its state_dict\(\) gave"):
             run.schedule.load_state_dict(wrong)
     assert run.schedule.state_dict() == before
+
+
+def test_the_example_of_the_package_runs() -> None:
+    assert doctest.testmod(compressor.train, raise_on_error=True).attempted > 5
