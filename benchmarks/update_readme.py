@@ -17,6 +17,7 @@ import click
 from compressor.cli import cli
 from compressor.console import costs
 from compressor.layers import methods
+from compressor.training import Training
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -58,6 +59,16 @@ def options() -> str:
         where = "all" if names == everywhere else ", ".join(names)
         rows.append(f"| {shown} | {where} | {text.replace('|', chr(92) + '|')} |")
     return "\n".join(["| option | of | what it does |", "| --- | --- | --- |", *rows])
+
+
+def training() -> str:
+    """Every option of the training, with its default."""
+    defaults = Training().model_dump(mode="json")
+    rows = [
+        f"| `{name}` | {'–' if defaults[name] is None else defaults[name]} | {field.description} |"
+        for name, field in Training.model_fields.items()
+    ]
+    return "\n".join(["| `--train` | default | what it is |", "| --- | ---: | --- |", *rows])
 
 
 def demo() -> str:
@@ -262,6 +273,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "commands": commands,
     "options": options,
+    "training": training,
     "demo": demo,
     "lenet": lambda: comparison("caffe_lenet", *_LENET),
     "lenet_every": lambda: comparison("caffe_lenet_every", *_LENET),

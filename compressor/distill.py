@@ -282,7 +282,10 @@ def distill(
     train, held = data.split(fraction, seed)
     torch.manual_seed(seed)
     result = Distilled()
-    with fading(student, teacher, entries, how) as faders, disturbed(student, how.noise) as noisy:
+    noise = disturbed(
+        student, how.noise, start=how.noise_c_start, end=how.noise_c_end, alpha=how.noise_alpha, sigma=how.noise_sigma
+    )
+    with fading(student, teacher, entries, how) as faders, noise as noisy:
         run = Distillation(student, teacher, entries, train, how, seed)
         if run.classes:
             _check_labels(teacher, data)

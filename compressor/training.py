@@ -12,7 +12,7 @@ from torch import nn
 from compressor.data import Batch
 from compressor.layers.rates import parameter_groups
 from compressor.settings import Settings
-from compressor.train.noise import NOISY_FOR, Kind
+from compressor.train.noise import FIRST_C, KINDS_WITH, LAST_C, LEAKY, NOISY_FOR, SIGMA, Kind
 from compressor.train.progressive import Way
 
 _ROUND = 50  # iterations of L-BFGS that count as one epoch
@@ -49,6 +49,20 @@ class Training(Settings):
     noise: Kind | None = Field(
         None, description="nan, nah, nani, nanil or nanis where tanh and sigmoid saturate, for 4/5 of the training"
     )
+    noise_c_start: float = Field(
+        FIRST_C, gt=0, description="c of nan, nah and nanil, the scale of their noise, at first"
+    )
+    noise_c_end: float = Field(LAST_C, gt=0, description="c at the end of the noise, to which it falls as 1/√(t + 1)")
+    noise_alpha: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="α of nan and nah: units that saturate keep 1 - α of their slope, and noise of nah pushes back; "
+        f"{LEAKY:g} for nah, 1 for nan unless given",
+    )
+    noise_sigma: float | None = Field(
+        None, ge=0, description=f"σ of nani and nanis, the noise at the input; {SIGMA:g} unless given"
+    )
     patience: int = Field(6, ge=1, description="epochs without a better held-back loss")
     held_back: float = Field(0.05, gt=0, lt=1, description="of the training data, to choose the best epoch by")
     held_back_most: int = Field(5000, ge=1, description="examples held back at most")
@@ -65,6 +79,18 @@ class Training(Settings):
     def _noise_is_for_steps(self) -> Self:
         if self.gradient_noise and self.is_full_batch:
             raise ValueError(f"gradient_noise is for adamw; {self.optimizer} takes its steps by exact gradients")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_has_what_is_set(self) -> Self:
+        owners = {"noise_c_start": "c", "noise_c_end": "c", "noise_alpha": "alpha", "noise_sigma": "sigma"}
+        for name, owner in owners.items():
+            value = getattr(self, name) if name in self.model_fields_set else None
+            if value is not None and self.noise not in KINDS_WITH[owner]:
+                kinds = " or ".join(KINDS_WITH[owner])
+                raise ValueError(f"{name}={value:g} is for noise={kinds}, not for noise={self.noise or 'none'}")
+        if self.noise_c_end > self.noise_c_start:
+            raise ValueError(f"c falls: noise_c_start={self.noise_c_start:g} is below noise_c_end={self.noise_c_end:g}")
         return self
 
     @model_validator(mode="after")

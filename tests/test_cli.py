@@ -160,6 +160,7 @@ def test_the_options_of_the_training_are_listed_with_their_defaults(capsys: pyte
     assert list(found["settings"]) == list(Training.model_fields)
     for name, field in Training.model_fields.items():
         assert f"--train {name}=" in out
+        assert f"\n| `{name}` | " in README
         assert (field.description or "").split(":")[0].split("(")[0][:30] in " ".join(out.split())
 
 

@@ -15,17 +15,27 @@ from fitting import distilled, fitted, off
 from torch import Tensor, nn
 
 from compressor import compress
+from compressor.checkpoint import checkpoint_of
 from compressor.data import Batch, Dataset, as_dataset
 from compressor.distill import distill
 from compressor.errors import CompressorError
 from compressor.fit import put
 from compressor.layers import method
+from compressor.pipeline import make_recipe
 from compressor.plan import make_plan
 from compressor.progress import Limit, Stage, silent
 from compressor.sites import find_sites
 from compressor.train.noise import Disturbed, NoisyActivation
 from compressor.train.progressive import Fading, Shares
 from compressor.training import Training, varied
+
+
+@pytest.fixture
+def saturating() -> nn.Sequential:
+    """A network with one activation in two places, which saturates."""
+    torch.manual_seed(0)
+    squash = nn.Tanh()
+    return nn.Sequential(nn.Linear(20, 31), squash, nn.Linear(31, 29), squash, nn.Linear(29, 17)).eval()
 
 
 def test_distilling_brings_the_student_nearer_on_rows_it_has_not_seen(teacher: nn.Module, inputs: Tensor) -> None:
@@ -44,8 +54,20 @@ def test_the_epoch_with_the_best_held_back_loss_stays(teacher: nn.Module, inputs
     assert off(student, teacher, inputs) == pytest.approx(off(start, teacher, inputs))
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_same_end(teacher: nn.Module, inputs: Tensor, tmp_path: Path) -> None:
-    whole, _ = distilled(teacher, inputs, epochs=4)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"noise": "nah", "noise_c_start": 5.0, "noise_alpha": 0.8},
+        {"progressive": "mollify", "fade": 1.0},
+        {"gradient_noise": 0.3},
+    ],
+    ids=str,
+)
+def test_a_run_that_was_cut_off_goes_on_to_the_same_end(
+    saturating: nn.Module, inputs: Tensor, tmp_path: Path, how: dict[str, object]
+) -> None:
+    whole, losses = distilled(saturating, inputs, epochs=4, **how)
 
     class Cut(Exception):  # noqa: N818
         pass
@@ -62,9 +84,10 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(teacher: nn.Module, inpu
 
     file = tmp_path / "checkpoint"
     with pytest.raises(Cut):
-        distilled(teacher, inputs, epochs=4, checkpoint=file, limit=CutLimit())
+        distilled(saturating, inputs, epochs=4, checkpoint=file, limit=CutLimit(), **how)
     assert file.exists()
-    resumed, _ = distilled(teacher, inputs, epochs=4, checkpoint=file)
+    resumed, again = distilled(saturating, inputs, epochs=4, checkpoint=file, **how)
+    assert again == losses
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
@@ -180,20 +203,42 @@ def test_shares_fall_from_1_to_0_and_mollifying_follows_the_loss() -> None:
     assert all(now < 0.05 * then for now, then in zip(mollify.at(0.5), before, strict=True))
 
 
-def test_noise_where_units_saturate_is_only_there_while_they_train(inputs: Tensor) -> None:
-    torch.manual_seed(0)
-    squash = nn.Tanh()
-    teacher = nn.Sequential(nn.Linear(20, 31), squash, nn.Linear(31, 29), squash, nn.Linear(29, 17)).eval()
-    start, _ = fitted(teacher, inputs, {"rank": 3})
-    _, plain = distilled(teacher, inputs, epochs=1)
-    student, noisy = distilled(teacher, inputs, epochs=8, noise="nah")
+def test_mollifying_fades_where_the_first_loss_is_that_of_the_original_itself(
+    teacher: nn.Module, inputs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path: list[list[float]] = []
+    at = Shares.at
+
+    def watched(self: Shares, passed: float) -> list[float]:
+        path.append(at(self, passed))
+        return path[-1]
+
+    monkeypatch.setattr(Shares, "at", watched)
+    distilled(teacher, inputs, epochs=4, progressive="mollify", fade=1.0)
+    assert path[0] == [1, 1, 1]
+    quarter, half = path[len(path) // 4], path[len(path) // 2]
+    assert all(b < a < most for b, a, most in zip(half, quarter, (0.7, 0.9, 0.98), strict=True))
+    assert quarter == sorted(quarter)
+
+
+def test_noise_where_units_saturate_is_only_there_while_they_train(
+    saturating: nn.Module, teacher: nn.Module, inputs: Tensor
+) -> None:
+    start, _ = fitted(saturating, inputs, {"rank": 3})
+    _, plain = distilled(saturating, inputs, epochs=1)
+    student, noisy = distilled(saturating, inputs, epochs=8, noise="nah")
     assert noisy[0] == plain[0]  # the held-back part is seen without noise
     assert noisy[1] != plain[1]
     assert type(student[1]) is nn.Tanh
     assert student[1] is student[3]
     assert student.state_dict().keys() == start.state_dict().keys()
-    assert off(student, teacher, inputs) < off(start, teacher, inputs)
-    activation = Disturbed(squash, NoisyActivation("nah"))
+    assert off(student, saturating, inputs) < off(start, saturating, inputs)
+    with pytest.raises(CompressorError, match="no module that saturates"):
+        distilled(teacher, inputs, epochs=1, noise="nah")
+
+
+def test_c_falls_until_activations_are_themselves() -> None:
+    activation = Disturbed(nn.Tanh(), NoisyActivation("nah"))
     x = torch.tensor([-3.0, 3.0])
     seen = []
     for done in (0.0, 0.4, 0.79, 0.8, 1.0):
@@ -202,10 +247,68 @@ def test_noise_where_units_saturate_is_only_there_while_they_train(inputs: Tenso
         assert torch.equal(activation(x), x.tanh()) == (done >= 0.8)
     assert seen == sorted(seen, reverse=True)
     assert (seen[0], seen[-1]) == (30.0, 0.5)
-    layers = [nn.Linear(20, 31), nn.ReLU(), nn.Linear(31, 29), nn.ReLU(), nn.Linear(29, 17)]
-    teacher = nn.Sequential(*layers).eval()
-    with pytest.raises(CompressorError, match="no module that saturates"):
-        distilled(teacher, inputs, epochs=1, noise="nah")
+    activation = Disturbed(nn.Tanh(), NoisyActivation("nan"), start=3.0, end=1.5)
+    seen = []
+    for done in (0.0, 0.4, 0.8):
+        activation.at(done)
+        seen.append(activation.noisy.c)
+    assert seen == pytest.approx([3.0, 3 / math.sqrt(3), 1.5])
+
+
+NOISE = {
+    "nah": {"noise_c_start": "500", "noise_c_end": "5", "noise_alpha": "0.7"},
+    "nan": {"noise_c_start": "500", "noise_c_end": "5", "noise_alpha": "1.1"},
+    "nanil": {"noise_c_start": "500", "noise_c_end": "5"},
+    "nani": {"noise_sigma": "0.3"},
+    "nanis": {"noise_sigma": "0.3"},
+}
+
+
+@pytest.mark.parametrize(("noise", "option"), [(noise, option) for noise in NOISE for option in NOISE[noise]])
+def test_each_option_of_the_noise_counts_and_a_checkpoint_is_of_its_value(
+    inputs: Tensor, noise: str, option: str
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 31), nn.Tanh(), nn.Linear(31, 29), nn.Tanh(), nn.Linear(29, 17)).eval()
+    with torch.no_grad():
+        net[2].weight *= 5  # far into saturation
+    asked = {"noise": noise, option: NOISE[noise][option]}
+    how = Training.from_settings("training", asked)
+    _, usual = distilled(net, inputs, epochs=2, noise=noise)
+    _, other = distilled(net, inputs, epochs=2, noise=noise, **{option: getattr(how, option)})
+    assert usual[0] == other[0]
+    assert usual[1:] != other[1:]
+    recipes = [make_recipe(model="m.pt", method="svd", training=training) for training in ({"noise": noise}, asked)]
+    assert checkpoint_of("out", recipes[0]) != checkpoint_of("out", recipes[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"noise_sigma": "0.1"}, "noise_sigma=0.1 is for noise=nani or nanis, not for noise=none"),
+        ({"noise": "nah", "noise_sigma": "0.1"}, "noise_sigma=0.1 is for noise=nani or nanis, not for noise=nah"),
+        ({"noise_c_start": "30"}, "noise_c_start=30 is for noise=nan or nah or nanil, not for noise=none"),
+        ({"noise": "nanis", "noise_c_end": "1"}, "noise_c_end=1 is for noise=nan or nah or nanil, not for noise=nanis"),
+        ({"noise": "nanil", "noise_alpha": "1"}, "noise_alpha=1 is for noise=nan or nah, not for noise=nanil"),
+        ({"noise": "nah", "noise_c_start": "0.2"}, "noise_c_start=0.2 is below noise_c_end=0.5"),
+        ({"noise": "nah", "noise_c_end": "0"}, "noise_c_end='0' is not valid"),
+        ({"noise": "nah", "noise_alpha": "2.5"}, "noise_alpha='2.5' is not valid"),
+        ({"noise": "nani", "noise_sigma": "-1"}, "noise_sigma='-1' is not valid"),
+        ({"noise": "nah", "noise_c_start": "inf"}, "noise_c_start='inf' is not valid"),
+    ],
+)
+def test_options_of_the_noise_are_refused_where_they_mean_nothing(asked: dict[str, str], said: str) -> None:
+    with pytest.raises(CompressorError, match=said):
+        Training.from_settings("training", asked)
+
+
+@pytest.mark.parametrize("way", ["linear", "mollify"])
+def test_a_small_share_of_the_original_is_small_in_half_precision_too(way: str) -> None:
+    torch.manual_seed(0)
+    fader = Fading(nn.Threshold(2.0, 0.0), nn.Identity(), way)
+    fader.share = 1e-3
+    taken = fader(torch.ones(1000, 1000, dtype=torch.bfloat16)) == 0
+    assert float(taken.float().mean()) == pytest.approx(1e-3, rel=0.2)  # six standard deviations
 
 
 def test_noise_on_gradients_moves_the_result_and_is_for_steps_only(teacher: nn.Module, inputs: Tensor) -> None:
@@ -217,13 +320,14 @@ def test_noise_on_gradients_moves_the_result_and_is_for_steps_only(teacher: nn.M
         Training.from_settings("training", {"optimizer": "lbfgs", "gradient_noise": 0.1})
 
 
-def test_patience_waits_until_noise_and_fading_are_over(teacher: nn.Module, inputs: Tensor) -> None:
+def test_patience_waits_until_noise_and_fading_are_over(
+    teacher: nn.Module, saturating: nn.Module, inputs: Tensor
+) -> None:
     _, plain = distilled(teacher, inputs, epochs=10, patience=1, rate=30.0)
     assert len(plain) == 2  # before training, and one epoch that was no better
     _, faded = distilled(teacher, inputs, epochs=10, patience=1, rate=30.0, progressive="linear", fade=0.5)
     assert len(faded) == 7
-    squashed = nn.Sequential(nn.Linear(20, 31), nn.Tanh(), nn.Linear(31, 29), nn.Tanh(), nn.Linear(29, 17)).eval()
-    _, noisy = distilled(squashed, inputs, epochs=10, patience=1, rate=30.0, noise="nani")
+    _, noisy = distilled(saturating, inputs, epochs=10, patience=1, rate=30.0, noise="nani")
     assert len(noisy) == 10  # noise ends with epoch 8
 
 
