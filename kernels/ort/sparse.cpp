@@ -1,12 +1,14 @@
 // The operators that end in sparse rows. Sparse: inputs x, columns, lengths, values. SparseVectors: the same of vectors,
-// each of them `block` neighbours in a column. SparseShared: x, columns, lengths, codebook, codes. PHD: x, signs (d), positions (n, count), P (n, count): sparse rows of a Walsh-Hadamard transform.
+// each of them `block` neighbours in a column. SparseShared: x, columns, lengths, codebook, codes. PHD: x, signs (d),
+// positions (n, count), P (n, count): sparse rows of a Walsh-Hadamard transform.
 #include "layers.h"
 #include "numbers.h"
 
 namespace ck::ort {
 namespace {
 
-// A matrix in compressed sparse rows of vectors; its columns in two bytes where they fit, as memory is what a single row waits for.
+// A matrix in compressed sparse rows of vectors; its columns in two bytes where they fit, as memory is what a single row
+// waits for.
 class Rows {
  public:
   void set(std::vector<int32_t> columns, std::vector<int32_t> row_lengths, std::vector<float> entries, int64_t outputs,
