@@ -152,3 +152,8 @@ def shifted(x: Tensor, most: int = 2) -> Tensor:
     moves = torch.randint(0, 2 * most + 1, (2, len(x), 1))
     rows, columns = moves[0] + torch.arange(height), moves[1] + torch.arange(width)
     return padded[torch.arange(len(x))[:, None, None], 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
+
+
+def mirrored(x: Tensor) -> Tensor:
+    """Images ``(n, channels, height, width)``, about every second of them with left for right."""
+    return torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)

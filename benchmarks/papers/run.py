@@ -16,8 +16,8 @@ from experiment import Experiment
 
 HERE = Path(__file__).resolve().parent
 NAMES = (
-    "recovery", "lenet", "three_ways", "denil", "kernel_dimensions", "kernel_grids", "kernel_map", "movielens",
-    "movielens_past", "noise_curves", "unique_elements", "parity", "permutation", "progressive", "shapes",
+    "recovery", "lenet", "three_ways", "denil", "kernel_dimensions", "kernel_grids", "kernel_map", "kernel_pretrained",
+    "movielens", "movielens_past", "noise_curves", "unique_elements", "parity", "permutation", "progressive", "shapes",
 )  # fmt: skip
 
 
