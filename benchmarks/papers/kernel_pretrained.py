@@ -25,10 +25,12 @@ from packages import STORE
 from torch import Tensor, nn
 
 BLOCKS, WIDTH, SIDE, FIRST = 1, 16, 30, 500
-EPOCHS, TOP_EPOCHS, SEEDS = 4, 3, (0, 1, 2)
+EPOCHS, TOP_EPOCHS, SEEDS = 4, 4, (0, 1, 2)
 LAYERS, ORIGINAL = 6 * BLOCKS + 2, "ResNet"
 PUBLISHED = {3: (31, 0.926), 2: (21, 0.905), 1: (11, 0.823)}  # stages kept: of 32 layers, accuracy
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+_TRIED = "tried by hand: on mirror images too, three epochs, 71.17 % (one run); no setting was chosen"
 
 
 class Block(nn.Module):
@@ -66,11 +68,10 @@ def lower(model: nn.Sequential, stages: int) -> nn.Sequential:
     return nn.Sequential(*model[:stages], nn.AdaptiveAvgPool2d(1 if stages == 3 else 8), nn.Flatten())
 
 
-def features(model: nn.Sequential, stages: int, data: Split, test: Split) -> tuple[Split, Split]:
-    """Those of the training images and of their mirror images, and those of the test images."""
-    below = lower(model, stages)
-    both = torch.cat([outputs(below, x) for x in (data[0], data[0].flip(3))])
-    return (both, data[1].repeat(2)), (outputs(below, test[0]), test[1])
+def features(model: nn.Sequential, stages: int, images: Split) -> Split:
+    """What the first ``stages`` give for each image, and its label."""
+    below = lower(model, stages).to(memory_format=torch.channels_last)
+    return outputs(below, images[0], 100), images[1]  # more at once take twice the time
 
 
 def top(features: int, side: int = SIDE) -> nn.Sequential:
@@ -104,8 +105,9 @@ def learn(known: Split, test: Split, seed: int, epochs: int) -> tuple[nn.Sequent
     model = top(known[0].shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     curve = train(model, known, epochs=epochs, optimizer=optimizer, batch=200, seed=seed, cosine=True)
-    found = {"accuracy": 1 - error(model, test), "nearest_agree": nearest_agree(model, known, test), "curve": curve}
-    return model, found
+    some = torch.randperm(len(known[0]))[:5000]  # the images come class by class
+    agree = nearest_agree(model, (known[0][some], known[1][some]), test)
+    return model, {"accuracy": 1 - error(model, test), "nearest_agree": agree, "curve": curve}
 
 
 def draw(model: nn.Sequential, test: Split, kept: str) -> None:
@@ -139,7 +141,7 @@ def measure(runs: Runs) -> None:
     """The network, then seed by seed the tops on its parts; a part's features are taken once."""
     data, test = cifar10(runs)
     model = cache(lambda: pretrained(runs, data))
-    seen = cache(lambda stages: features(model(), stages, data, test))
+    seen = cache(lambda stages: [features(model(), stages, images) for images in (data, test)])
 
     def run(stages: int, seed: int) -> Values:
         known, unseen = seen(stages)
@@ -171,6 +173,7 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
         if ours and before:
             reached = ours.mean >= before.mean if stages == 3 else ours.mean < before.mean
             why += f": {100 * (ours.mean - before.mean):+.2f} points; theirs is another network's, one pre-trained here"
+            why += f"; {_TRIED}" if stages == 3 else ""
         what = f"{kept} of 32 layers kept, here {part(stages)}: accuracy"
         rows.append(Figure("K tab. 2", what, f"{theirs:.1%}", ours and ours.shown(percent), reached, why))
         before = ours
@@ -189,7 +192,7 @@ def _map(agree: list[Mean | None]) -> Figure:
     return Figure("K fig. 7", what, theirs, f"{names}; nearest neighbour on it right for {shown}", falls)
 
 
-EXPERIMENT = Experiment(6, "kernel_pretrained", "KernelNet: maps of a pre-trained network", 60, measure, figures)
+EXPERIMENT = Experiment(6, "kernel_pretrained", "KernelNet: maps of a pre-trained network", 20, measure, figures)
 
 if __name__ == "__main__":
     raise SystemExit(main(EXPERIMENT, __doc__))
