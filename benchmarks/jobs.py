@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import caffe_lenet
 import demo
@@ -30,11 +31,17 @@ def lenet(folder: Path, epochs: int, seed: int, quick: bool) -> list[str]:
 JOBS = {"MNIST convnet (ccexam)": convnet, "Caffe LeNet": lenet}
 
 
-def test_error(job: str, settings: Sequence[str], *, epochs: int, seed: int, quick: bool) -> float:
-    """The test error after one ``compress`` of ``job`` with the options ``settings``."""
+def report(job: str, settings: Sequence[str], *, epochs: int, seed: int, quick: bool) -> dict[str, Any]:
+    """What one ``compress`` of ``job`` with the options ``settings`` reports."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = JOBS[job](Path(folder), epochs, seed, quick)
         out = ["-o", str(Path(folder) / "out"), "--force", "--json"]
         command = [sys.executable, "-m", "compressor", *arguments, *settings, *out]
         done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    return 1 - float(json.loads(done.stdout)["after"]["accuracy"])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_error(job: str, settings: Sequence[str], *, epochs: int, seed: int, quick: bool) -> float:
+    """The test error after one ``compress`` of ``job`` with the options ``settings``."""
+    return 1 - float(report(job, settings, epochs=epochs, seed=seed, quick=quick)["after"]["accuracy"])

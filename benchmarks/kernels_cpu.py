@@ -1,6 +1,6 @@
 """How many times as quick as the dense layer the native kernels are, on one core.
 
-    python benchmarks/kernels_cpu.py [--quick] [--json] [--only OP ...] [--kind KIND ...] [--keep]
+    python benchmarks/kernels_cpu.py [--quick] [--json] [--only OP ...] [--kind KIND ...] [--variant TEXT ...] [--keep]
 
 Dense is the quicker of torch and onnxruntime at the same size and batch. Both sides of a ratio take turns in the same
 rounds; a figure is the median over the rounds of this thread's CPU time, its spread half the distance of the quartiles.
@@ -143,11 +143,20 @@ _WHICH = ("op", "n", "k", "batch", "kind", "variant")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.option("--only", multiple=True, type=click.Choice(sorted(JOBS)), help="Only this op.")
 @click.option("--kind", multiple=True, help="Only this kind: warm, cold, python, train.")
+@click.option("--variant", multiple=True, help="Only rows with this remark, such as block=16.")
 @click.option("--note", default="", help="Kept with the results, for the README: what else the machine did.")
 @click.option(
     "--keep", "kept", is_flag=True, help="Write benchmarks/results/kernels_cpu.json, or only these rows of it."
 )
-def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...], note: str, kept: bool) -> None:
+def main(
+    quick: bool,
+    as_json: bool,
+    only: tuple[str, ...],
+    kind: tuple[str, ...],
+    variant: tuple[str, ...],
+    note: str,
+    kept: bool,
+) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if native.library() is None:
@@ -157,7 +166,7 @@ def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...
     with torch.no_grad():
         for op in only or JOBS:
             for job in JOBS[op](quick):
-                if kind and job.kind not in kind:
+                if (kind and job.kind not in kind) or (variant and job.variant not in variant):
                     continue
                 row = run(job, rounds * 3 if job.kind == "cold" else rounds, budget_us)
                 rows.append(row)
@@ -168,7 +177,7 @@ def main(quick: bool, as_json: bool, only: tuple[str, ...], kind: tuple[str, ...
     if as_json:
         print(json.dumps(result, indent=1))
     if kept:
-        keep("kernels_cpu", with_others(result) if only or kind else result)
+        keep("kernels_cpu", with_others(result) if only or kind or variant else result)
 
 
 def with_others(result: dict[str, Any]) -> dict[str, Any]:

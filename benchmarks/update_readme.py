@@ -265,6 +265,24 @@ def kernels_job() -> str:
     )
 
 
+def vectors() -> str:
+    """What whole vectors of outputs cost against single weights, in one sentence."""
+    path = RESULTS / "vectors.json"
+    if not path.exists():
+        return "_not measured yet: `make bench`_"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    said = []
+    for block in dict.fromkeys(row["block"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["block"] == block]
+        errors = " and ".join(f"{row['error']:.2%}" for row in rows)
+        said.append(f"{errors} with `block={block}` ({rows[0]['bytes']:,} bytes of model.safetensors)")
+    return (
+        f"The {found['job']} by `pruned` at density {found['density']} (`benchmarks/vectors.py`), {found['epochs']}"
+        f" epoch{'s' * (found['epochs'] > 1)} of training, a figure a seed: test errors of {', '.join(said)};"
+        f" the original has {found['rows'][0]['original']:.2%}."
+    )
+
+
 _LENET = ("Caffe LeNet on MNIST", {"error": ("test error", ".2%")})
 _LSTM = ("LSTM on rows of MNIST", {"error": ("test error", ".2%")})
 _MINILM = ("all-MiniLM-L6-v2 on SICK", {"spearman": ("Spearman", ".4f"), "cosine": ("cosine with the original", ".4f")})
@@ -282,6 +300,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lstm": lambda: comparison("lstm", *_LSTM),
     "kernels": kernels,
     "kernels_job": kernels_job,
+    "vectors": vectors,
     "onnx_versions": onnx_versions,
     "minilm": lambda: comparison("minilm", *_MINILM),
     "folder": folder,

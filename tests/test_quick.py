@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     "fastfood, features": ("fastfood", {"features": "rbf"}),
     "monarch": ("monarch", {}),
     "pruned": ("pruned", {"density": 0.2}),
+    "pruned, vectors": ("pruned", {"density": 0.2, "block": 8}),
 }
 
 
@@ -142,7 +143,7 @@ def calls_of(layer: nn.Module, x: Tensor) -> int:
     return times
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if not ("features" in name or name == "pruned")])
+@pytest.mark.parametrize("name", [name for name in LAYERS if not ("features" in name or "pruned" in name)])
 def test_a_layer_that_is_one_call_is_known_as_a_whole(name: str, way: str) -> None:
     layer, x = layer_of(name), data(1, 16)
     with torch.no_grad():
@@ -155,7 +156,7 @@ def test_a_layer_that_is_one_call_is_known_as_a_whole(name: str, way: str) -> No
     assert torch.equal(known[0], known[2])
 
 
-@pytest.mark.parametrize("name", ["acdc", "fastfood, features", "pruned"])
+@pytest.mark.parametrize("name", ["acdc", "fastfood, features", "pruned", "pruned, vectors"])
 def test_a_layer_that_does_more_than_one_call_is_not(name: str) -> None:
     settings = {"ends": "scatter", "size": 16} if name == "acdc" else LAYERS[name][1]
     layer, x = method(name.split(",")[0]).layer(13, 16, bias=True, **settings), data(1, 13)
