@@ -45,7 +45,9 @@ class PrunedConfig(LayerConfig):
         "metric", description="metric: those the outputs need, solved again; magnitude: the largest, as they are"
     )
     block: int = Field(
-        1, ge=1, description="neighbouring outputs whose weights of an input are kept or dropped together"
+        1,
+        ge=1,
+        description="neighbouring outputs (all, if fewer) whose weights of an input are kept or dropped together",
     )
     iterative: bool = Field(False, description="drop the smallest step by step while the network trains")
     start: int | None = Field(None, ge=1, description="iterative: weights kept at first; none: the fit takes √density")
