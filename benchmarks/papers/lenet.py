@@ -22,6 +22,10 @@ from compressor.layers.rates import parameter_groups
 
 EPOCHS, EPOCHS_PAST, SEEDS = 10, 15, (0, 1, 2)
 _DROPOUT = 0.1
+_TRIED = (
+    "tried by hand on 10,000 held-back training images, Adaptive Fastfood 1024, one run each: as it is 0.92 %, dropout "
+    "of 0.05 0.88 %, of 0.25 1.12 %, twice the epochs 0.96 %, twice the rate 1.09 %; standard error of each 0.1 points"
+)
 
 
 def _fastfood(width: int, *, adaptive: bool = True, dropout: float = 0.0) -> Callable[[int], list[nn.Module]]:
@@ -103,10 +107,10 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
         mean = mean_of(runs, names, "test_error")
         return mean, "" if known is None else f"{known['weights']:,} weights trained"
 
-    rows, missed = [], "nothing else was tried"
+    rows = []
     for name, theirs in PUBLISHED.items():
         mean, why = ours(name)
-        rows.append(at_most("M tab. 3.1", f"LeNet on MNIST, {name}: error", theirs, mean, percent, why, missed))  # type: ignore[arg-type]
+        rows.append(at_most("M tab. 3.1", f"LeNet on MNIST, {name}: error", theirs, mean, percent, why, _TRIED))  # type: ignore[arg-type]
     for name in ("ACDC", "SVD"):
         mean, why = ours(name)
         shown = None if mean is None else mean.shown(percent)  # type: ignore[attr-defined]
