@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from hypothesis import HealthCheck, settings
-from torch import Tensor
+from torch import Tensor, nn
+
+from compressor.layers import build
 
 # Random cases, the same ones in every run: a red test is red for everybody.
 random_cases = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -51,3 +54,14 @@ def assert_same_bytes_for_same_threads(gradients: Callable[[], Sequence[Tensor]]
     for one, three, again in zip(*found, strict=True):
         assert torch.equal(three, again)
         assert (one - three).norm() <= 1e-6 * one.norm()
+
+
+def layer(method: str, config: dict[str, Any], in_features: int, out_features: int, *, bias: bool = True) -> nn.Module:
+    """A layer with a bias that is not zero."""
+    torch.manual_seed(0)
+    made = build(method, in_features, out_features, bias=bias, config=config)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "beta" in name or name.endswith("bias"):
+                parameter.normal_()
+    return made.eval()

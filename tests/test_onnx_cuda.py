@@ -16,10 +16,9 @@ import onnxruntime
 import pytest
 import torch
 from cuda_oracle import emulator
-from torch import nn
+from native_oracle import layer
 
 import compressor
-from compressor.layers import build
 from compressor_converters.onnx_file import save_onnx
 from compressor_kernels import cuda, native
 
@@ -58,16 +57,6 @@ CASES: list[tuple[str, dict[str, Any], int, int, bool]] = [  # and whether there
 ]
 
 
-def model(method: str, settings: dict[str, Any], sides: tuple[int, int]) -> nn.Module:
-    torch.manual_seed(0)
-    made = build(method, *sides, bias=True, config=settings)
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if "beta" in name or name.endswith("bias"):
-                parameter.normal_()
-    return made.eval()
-
-
 def run(file: Path, inputs: list[np.ndarray], library: Path, **environment: str) -> tuple[list[np.ndarray], list[int]]:
     """What a process of its own gives for ``inputs``, and its counts: nodes, races, unwritten reads, accesses."""
     for rows, x in zip(ROWS, inputs, strict=True):
@@ -89,7 +78,7 @@ def run(file: Path, inputs: list[np.ndarray], library: Path, **environment: str)
 def test_a_file_gives_the_same_on_the_cuda_kernels(
     method: str, settings: dict[str, Any], inputs: int, outputs: int, has_kernel: bool, dtype: type, tmp_path: Path
 ) -> None:
-    made, file = model(method, settings, (inputs, outputs)), tmp_path / "model.onnx"
+    made, file = layer(method, settings, inputs, outputs), tmp_path / "model.onnx"
     save_onnx(
         made if dtype == np.float32 else made.half(), (torch.zeros(2, inputs).to(next(made.parameters()).dtype),), file
     )
@@ -111,7 +100,7 @@ def test_a_file_gives_the_same_on_the_cuda_kernels(
 def test_without_cuda_in_onnxruntime_the_cpu_takes_over(method: str, tmp_path: Path) -> None:
     """ACDC has an operator for either; Monarch, which has none on a GPU, its body."""
     file = tmp_path / "model.onnx"
-    save_onnx(model(method, {}, (128, 128)), (torch.zeros(2, 128),), file)
+    save_onnx(layer(method, {}, 128, 128), (torch.zeros(2, 128),), file)
     xs = [np.random.default_rng(rows).standard_normal((rows, 128)).astype(np.float32) for rows in ROWS]
     found, counts = run(file, xs, Path(emulator().library._name))
     assert counts == [int(method == "acdc"), 0, 0, 0]
@@ -129,7 +118,7 @@ def test_a_library_that_does_not_load_is_none(path: str, tmp_path: Path) -> None
 
 def test_a_provider_that_onnxruntime_has_not_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
-    save_onnx(model("acdc", {}, (5, 5)), (torch.zeros(2, 5),), file)
+    save_onnx(layer("acdc", {}, 5, 5), (torch.zeros(2, 5),), file)
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(compressor.CompressorError, match="has no CUDAExecutionProvider; it has "):
             compressor.onnx_session(file, providers=["CUDAExecutionProvider"])
@@ -144,7 +133,7 @@ def test_on_a_gpu_a_file_gives_the_same_with_the_kernels_and_without(
     method: str, settings: dict[str, Any], inputs: int, outputs: int, has_kernel: bool, tmp_path: Path
 ) -> None:
     file = tmp_path / "model.onnx"
-    save_onnx(model(method, settings, (inputs, outputs)), (torch.zeros(2, inputs),), file)
+    save_onnx(layer(method, settings, inputs, outputs), (torch.zeros(2, inputs),), file)
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     before = native.onnx_kernels()
     session = compressor.onnx_session(file, providers=providers)

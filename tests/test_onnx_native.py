@@ -15,11 +15,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from native_oracle import layer
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 import compressor
-from compressor.layers import build, methods
+from compressor.layers import methods
 from compressor.layers.onnx_dct import acdc_functions
 from compressor_converters.onnx_file import save_onnx
 from compressor_kernels import native, onnx_library_path
@@ -31,16 +32,6 @@ METHODS = ("acdc", "fastfood", "monarch", "phd", "pruned", "deep_compression")  
 KINDS = {"ACDC", "Fastfood", "Monarch", "PHD", "Sparse", "SparseShared", "SparseVectors"}
 EXAMPLES = [(name, example, True) for name in METHODS for example in methods()[name].layer.examples()]
 EXAMPLES += [(name, {}, False) for name in METHODS]
-
-
-def layer(method: str, config: dict[str, Any], in_features: int, out_features: int, *, bias: bool = True) -> nn.Module:
-    torch.manual_seed(0)
-    made = build(method, in_features, out_features, bias=bias, config=config)
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if "beta" in name or name.endswith("bias"):
-                parameter.normal_()
-    return made.eval()
 
 
 def run(session: onnxruntime.InferenceSession, x: Tensor) -> Tensor:

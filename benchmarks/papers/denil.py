@@ -116,11 +116,7 @@ def measure(runs: Runs) -> None:
     """For each seed the dense network, columns at 4 %, then every kind by share; dense and ten columns for longer."""
     data, test = (flat(split) for split in mnist(runs))
     for seed in SEEDS[:1] if runs.quick else SEEDS:
-
-        @cache
-        def start(seed: int = seed) -> list[tuple[nn.Linear, Metric]]:
-            return pretrained(data, seed, 1 if runs.quick else PRETRAINING)
-
+        start = cache(partial(pretrained, data, seed, 1 if runs.quick else PRETRAINING))
         for name, job in _jobs(start, seed, quick=runs.quick).items():
             runs.take(
                 f"{name}, seed {seed}",

@@ -183,6 +183,11 @@ def percent(value: float) -> str:
     return f"{value:.2%}"
 
 
+def four_digits(value: float) -> str:
+    """A number, such as the error of ratings."""
+    return f"{value:.4f}"
+
+
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from experiment import Experiment, Figure, Runs, Values, at_most, main, mean_of
+from experiment import Experiment, Figure, Runs, Values, at_most, four_digits, main, mean_of
 from packages import STORE
 from ratings import (
     Pattern,
@@ -255,13 +255,13 @@ def _table_3(runs: Mapping[str, Values], key: tuple[str, str, int], theirs: floa
     elif found:
         why.append(_chosen_on(runs, key, [name for name in names if name in runs]))
     what, missed = f"ML-{data.upper()}, {model}({hidden}): RMSE", _tried(runs, key)
-    return at_most("K tab. 3", what, theirs, ours, lambda v: f"{v:.4f}", "; ".join(why), missed)
+    return at_most("K tab. 3", what, theirs, ours, four_digits, "; ".join(why), missed)
 
 
 def _settings(found: Sequence[Values], optimizer: Optimizer) -> str:
     """λ₂ and the iterations, split by split where they differ."""
     l2, iterations = (
-        " / ".join(f"{value:g}" for value in (dict.fromkeys(values) if len(set(values)) == 1 else values))
+        " / ".join(f"{value:g}" for value in (values[:1] if len(set(values)) == 1 else values))
         for values in ([run["l2"] for run in found], [run["iterations"] for run in found])
     )
     return f"λ₂ = {l2}, {iterations} iterations of {_SHOWN[optimizer]}"

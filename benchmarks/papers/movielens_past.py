@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from experiment import Experiment, Figure, Runs, Values, at_most, main, mean_of
+from experiment import Experiment, Figure, Runs, Values, at_most, four_digits, main, mean_of
 from movielens import EXPERIMENT as SOURCE
 from movielens import HELD_BACK, MOST_ROUNDS, Setting, chosen, fit, held_back, split_of, state_of, trained
 from ratings import HIDDEN, Ratings, autoencoder, weight_of
@@ -110,7 +110,7 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
     )
     what = "ML-1M, a trained AutoRec(2) compressed to ≤ 0.7 M: RMSE, below KernelNet(2)"
     mean = mean_of(runs, small, "rmse")
-    return [at_most("past K tab. 3", what, LEAST["autorec"], mean, lambda v: f"{v:.4f}", why), _sparser(runs)]
+    return [at_most("past K tab. 3", what, LEAST["autorec"], mean, four_digits, why), _sparser(runs)]
 
 
 def _sparser(runs: Mapping[str, Values]) -> Figure:
@@ -123,12 +123,8 @@ def _sparser(runs: Mapping[str, Values]) -> Figure:
         return Figure("past K tab. 4", what, "–", None)
     share = counted.mean / (HIDDEN * (_RATED + HIDDEN + 6040))
     most = whole.mean + LEAST["sparse_fc"]
-
-    def style(value: float) -> str:
-        return f"{value:.4f}"
-
-    shown = f"{sparse.shown(style)} with {share:.1%} of the MACs; whole {whole.shown(style)}"
-    return Figure("past K tab. 4", what, style(most), shown, share <= 0.4 and sparse.mean <= most)
+    shown = f"{sparse.shown(four_digits)} with {share:.1%} of the MACs; whole {whole.shown(four_digits)}"
+    return Figure("past K tab. 4", what, four_digits(most), shown, share <= 0.4 and sparse.mean <= most)
 
 
 EXPERIMENT = Experiment(7, "movielens_past", "MovieLens: compressed AutoRec, Sparse FC at 40 %", 150, measure, figures)

@@ -48,6 +48,8 @@ def onnx_session(
         if native:
             _register(options, is_cuda=_CUDA in providers)
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except CompressorError:
+        raise
     except Exception as error:  # onnxruntime raises classes of its own, which share no base
         raise CompressorError(f"{path}: onnxruntime does not load it: {' '.join(str(error).split())[:300]}") from error
 

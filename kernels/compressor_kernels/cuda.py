@@ -61,7 +61,6 @@ _TYPED: dict[str, list[Any]] = {
     "fastfood_forward": [_P, _P, _P, _N, _N, _N, _P],
     "fastfood_backward": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P, _N, _P],
     "fwht": [_P, _P, _N, _N, _N, _N, _P],
-    "bend": [_P, _N, _N, _N, c_int, _P],
 }
 
 

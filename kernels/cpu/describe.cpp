@@ -26,7 +26,7 @@ std::string cosine_path(int64_t n, int64_t radix) {
 std::string separable_path(int64_t n, int64_t batch, const Kernels& build) {
   const int64_t side = SeparablePlan::short_side(n);
   if (!SeparablePlan::supports(n)) return " matrix";
-  const bool is_single = 2 * batch <= build.lanes && SeparablePlan::supports_rows(n, build.lanes);
+  const bool is_single = SeparablePlan::single_rows(n, batch, build.lanes) == batch;
   return " columns " + cosine_path(side, build.radix) + ", rows " + cosine_path(n / side, build.radix) +
          (is_single ? ", a row across lanes" : ", rows on lanes");
 }

@@ -79,8 +79,7 @@ int separable(const Matrices& c, int64_t rows, int64_t threads, const ck_pool* p
     return SeparableCall{c.cascade, plan, c.x + first * c.x_stride, c.y + first * c.y_stride, last - first, c.x_stride,
                          c.y_stride, scratch(static_cast<size_t>(floats))};
   };
-  const int64_t rest = rows % build.lanes;
-  const int64_t singles = 2 * rest <= build.lanes && SeparablePlan::supports_rows(c.cascade->n, build.lanes) ? rest : 0;
+  const int64_t singles = SeparablePlan::single_rows(c.cascade->n, rows, build.lanes);
   for_rows(pool, threads, rows - singles, build.lanes, [&](int64_t first, int64_t last) {
     build.separable_forward(call(first, last, build.separable_scratch(*c.cascade, plan)));
   });

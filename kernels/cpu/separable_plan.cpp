@@ -14,9 +14,9 @@ bool SeparablePlan::supports(int64_t n) {
   return CosinePlan::supports(side) && CosinePlan::supports(n / side);
 }
 
-bool SeparablePlan::supports_rows(int64_t n, int64_t lanes) {
-  const int64_t side = short_side(n);
-  return supports(n) && side % lanes == 0 && n / side % lanes == 0;
+int64_t SeparablePlan::single_rows(int64_t n, int64_t rows, int64_t lanes) {
+  const int64_t side = short_side(n), rest = rows % lanes;
+  return supports(n) && side % lanes == 0 && n / side % lanes == 0 && 2 * rest <= lanes ? rest : 0;
 }
 
 SeparablePlan::SeparablePlan(const CosinePlan::Key& key)

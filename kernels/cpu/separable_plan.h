@@ -16,7 +16,7 @@ struct SeparablePlan {
   SeparableView view() const { return {n, rows.view(), columns.view(), slot.data(), columns.natural.data()}; }
   static int64_t short_side(int64_t n);  // n1, the largest divisor of n up to its root
   static bool supports(int64_t n);
-  static bool supports_rows(int64_t n, int64_t lanes);  // one by one
+  static int64_t single_rows(int64_t n, int64_t rows, int64_t lanes);  // how many of the rows, the last, go one by one
 };
 
 }  // namespace ck
