@@ -268,3 +268,17 @@ def test_exported_program_is_the_layer_for_any_number_of_rows(name, settings, si
     again = torch.export.load(file).module()
     for count in (1, 3, 5):
         torch.testing.assert_close(again(x[:count]), layer(x[:count]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # the kernels' operators, and plain torch
+@over_settings
+def test_compiled_for_any_number_of_rows_it_has_the_values_and_gradients_of_the_layer(name, settings, dtype) -> None:
+    layer = layer_of(name, settings, (70, 24)).to(dtype)
+    compiled = torch.compile(layer, backend="aot_eager", dynamic=True, fullgraph=True)
+    for count in (3, 5):
+        results = []
+        for module in (layer, compiled):
+            x = rows(count, 70).to(dtype).requires_grad_()
+            y = module(x)
+            results.append((y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()], allow_unused=True)))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)

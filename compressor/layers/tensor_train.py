@@ -85,7 +85,7 @@ class TensorTrain(FittedLayer):
 
     def transform(self, x: Tensor) -> Tensor:
         shapes = [core.shape for core in self.cores]
-        width, height = (math.prod(shape[side] for shape in shapes) for side in (2, 1))
+        width, height = math.prod([shape[2] for shape in shapes]), math.prod([shape[1] for shape in shapes])
         if width > self.in_features:
             x = nn.functional.pad(x, (0, width - self.in_features))
         state, done, left = x, 1, width  # state: (rows, m₁ … m_{k−1}, r_{k−1} · n_k, n_{k+1} … n_d)

@@ -20,11 +20,16 @@ DENSE_LIMIT = 64  # up to this length one small matmul beats an FFT
 _RADIX_BITS = 6  # Walsh–Hadamard factors of at most 64 × 64
 
 
+def _pi() -> float:
+    """π, computed: compiling for dynamic shapes makes a symbol of ``math.pi``, and an autograd function holds none."""
+    return math.acos(-1)
+
+
 def dct_matrix(n: int, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
     """``C_nk = √(2/N) ε_k cos(π(2n+1)k / 2N)``, ``ε_0 = 1/√2``, else 1 (Moczulski 2019, 3.10); ``C Cᵀ = I``."""
     index = torch.arange(n, device=device)
     turns = torch.outer(2 * index + 1, index) % (4 * n)  # exact: one turn is 4N
-    table = torch.cos(turns.to(torch.float64) * (math.pi / (2 * n)))
+    table = torch.cos(turns.to(torch.float64) * (_pi() / (2 * n)))
     return (table * _scale(n, index)).to(dtype)
 
 
@@ -304,7 +309,7 @@ def fourier(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
         return real.to(re.dtype), imaginary.to(re.dtype)
     if n <= DENSE_LIMIT:
         index = torch.arange(n, device=re.device)
-        angles = (torch.outer(index, index) % n).to(torch.float64) * (2 * math.pi / n)  # exact: one turn is N
+        angles = (torch.outer(index, index) % n).to(torch.float64) * (2 * _pi() / n)  # exact: one turn is N
         cos, sin = ((table(angles) * math.sqrt(1 / n)).to(re.dtype) for table in (torch.cos, torch.sin))
         return re @ cos + im @ sin, im @ cos - re @ sin
     spectrum = torch.fft.fft(torch.complex(re, im), norm="ortho")
@@ -322,7 +327,7 @@ def _scale(n: int, index: Tensor) -> Tensor:
 
 
 def _twiddle(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    angles = torch.arange(n // 2 + 1, device=like.device, dtype=torch.float64) * (math.pi / (2 * n))
+    angles = torch.arange(n // 2 + 1, device=like.device, dtype=torch.float64) * (_pi() / (2 * n))
     return torch.cos(angles).to(like.dtype), torch.sin(angles).to(like.dtype)
 
 
