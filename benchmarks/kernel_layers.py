@@ -1,9 +1,10 @@
-"""The rows of `kernels_cpu` about Walsh–Hadamard transforms, Fastfood, Monarch and sparse products."""
+"""The rows of `kernels_cpu` about all kernels but ACDC's."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from kernel_timing import Call, Job, dense
 from torch import Tensor, nn
 
 from compressor.layers import method
-from compressor_kernels import hadamard, monarch, native, sparse
+from compressor_kernels import fourier, hadamard, monarch, native, sparse
 
 Cells = list[tuple[int, int]]
 
@@ -135,3 +136,22 @@ def sparse_jobs(quick: bool) -> Iterator[Job]:
 
     yield from layer_jobs("csr", "pruned", prepare, cells_for(quick), density=0.1)
     yield from layer_jobs("csr", "pruned", prepare, cells_for(quick=True), variant="block=16", density=0.1, block=16)
+
+
+def fourier_jobs(kind: fourier.Kind, quick: bool, **settings: Any) -> Iterator[Job]:
+    """Circulant, Toeplitz-like and AFDF layers, which have no kernel for gradients."""
+    for n, batch in cells_for(quick=True):
+        layer, x, linear = method(kind).layer(n, n, bias=True, **settings), torch.randn(batch, n), nn.Linear(n, n)
+        first, second = (table for name, table in {**layer._parameters, **layer._buffers}.items() if name != "bias")
+        described, tables = fourier.describe(kind, n, first, second, layer.bias, n)
+        call = structured_call(f"ck_{kind}_forward_f32", described, x, n)
+        members, flops = len(first), 2.0 * batch * layer.macs()
+        kept = partial(_first, call, tables)
+        yield Job(kind, n, members, batch, "warm", dense(n, batch), kept, nothing(), flops, x.clone)
+        if (n, batch) == (1024, 1):
+            yield Job(kind, n, members, batch, "python", {"torch": partial(linear, x)}, partial(layer, x))
+
+
+def _first(call: Call, _: object) -> None:
+    """``call``, while the other lives."""
+    call()

@@ -19,6 +19,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import click
 import torch
 from facts import RESULTS, facts, keep
-from kernel_layers import fastfood_jobs, fwht_jobs, monarch_jobs, sparse_jobs
+from kernel_layers import fastfood_jobs, fourier_jobs, fwht_jobs, monarch_jobs, sparse_jobs
 from kernel_timing import Call, Job, Row, dense, run
 from torch import Tensor, nn
 
@@ -133,6 +134,9 @@ JOBS: dict[str, Callable[[bool], Iterator[Job]]] = {
     "fastfood": fastfood_jobs,
     "monarch": monarch_jobs,
     "csr": sparse_jobs,
+    "circulant": partial(fourier_jobs, "circulant"),
+    "toeplitz": partial(fourier_jobs, "toeplitz"),
+    "afdf": partial(fourier_jobs, "afdf"),
 }
 
 _WHICH = ("op", "n", "k", "batch", "kind", "variant")

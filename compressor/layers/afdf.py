@@ -61,13 +61,7 @@ class AFDF(FittedLayer):
         return "diagonal" if name in ("a", "d") else super().kind(name)
 
     def transform(self, x: Tensor) -> Tensor:
-        re = nn.functional.pad(x, (0, self.size - self.in_features))  # (..., N)
-        im = torch.zeros_like(re)
-        for a, d in zip(self.a, self.d, strict=True):
-            re, im = dispatch.fourier(*_times(re, im, a))
-            re, im = dispatch.inverse_fourier(*_times(re, im, d))
-        y = re[..., : self.out_features]
-        return y if self.bias is None else y + self.bias
+        return dispatch.afdf(x, self.a, self.d, self.bias, self.out_features)
 
     def onnx_node(self, x: Tensor) -> Tensor:
         y = afdf_node(x, self.a, self.d, out_features=self.out_features)
@@ -91,9 +85,3 @@ class AFDF(FittedLayer):
     def config_for_params(cls, in_features: int, out_features: int, bias: bool, params: int, base: Any) -> Any:
         member = 4 * smooth_size(cls.method, in_features, out_features, base.size)
         return base.model_copy(update={"depth": max(1, (params - bias * out_features) // member)})
-
-
-def _times(re: Tensor, im: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
-    """The complex product with ``diagonal (2, N)``, as real and imaginary part."""
-    by_re, by_im = diagonal
-    return re * by_re - im * by_im, re * by_im + im * by_re

@@ -88,11 +88,8 @@ class Circulant(FittedLayer):
 
     def transform(self, x: Tensor) -> Tensor:
         if self.is_expanded:
-            y = x @ _expand(self.c, self.s.to(x.dtype), self.out_features).T
-        else:
-            h = nn.functional.pad(x.unsqueeze(-2) * self.s, (0, self.size - self.in_features))  # (..., T, N)
-            y = dispatch.convolve_sum(h, self.c)[..., : self.out_features]
-        return y if self.bias is None else y + self.bias
+            return nn.functional.linear(x, _expand(self.c, self.s.to(x.dtype), self.out_features), self.bias)
+        return dispatch.circulant(x, self.c, self.s, self.bias, self.out_features)
 
     def onnx_node(self, x: Tensor) -> Tensor:
         y = circulant_node(x, self.c, self.s, out_features=self.out_features, expanded=self.is_expanded)

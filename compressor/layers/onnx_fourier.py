@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from compressor.layers.onnx_body import Body, call
+from compressor_kernels.fourier import can_transform
+from compressor_kernels.native import can_dct
 
 if TYPE_CHECKING:
     import onnx
@@ -189,7 +191,9 @@ def circulant_functions(
 
 
 def _circulant_name(in_features: int, out_features: int, size: int, terms: int, expanded: bool) -> str:
-    return f"Circulant_{in_features}x{out_features}_N{size}_T{terms}" + ("_expanded" if expanded else "")
+    dense = expanded or size <= DENSE_LIMIT or not can_dct(size)  # a kind without a native operator
+    flag = "_expanded" if expanded else ""
+    return f"Circulant{'Dense' * dense}_{in_features}x{out_features}_N{size}_T{terms}{flag}"
 
 
 # --- AFDF -------------------------------------------------------------------------------------------------------------
@@ -236,7 +240,7 @@ def afdf_functions(in_features: int, out_features: int, *, size: int, depth: int
 
 
 def _afdf_name(in_features: int, out_features: int, size: int, depth: int) -> str:
-    return f"AFDF_{in_features}x{out_features}_N{size}_K{depth}"
+    return f"AFDF{'' if can_transform(size) else 'Dense'}_{in_features}x{out_features}_N{size}_K{depth}"
 
 
 # --- Toeplitz-like ----------------------------------------------------------------------------------------------------
@@ -264,4 +268,4 @@ def toeplitz_functions(in_features: int, out_features: int, *, size: int, rank: 
 
 
 def _toeplitz_name(in_features: int, out_features: int, size: int, rank: int) -> str:
-    return f"Toeplitz_{in_features}x{out_features}_N{size}_R{rank}"
+    return f"Toeplitz{'' if can_dct(size) else 'Dense'}_{in_features}x{out_features}_N{size}_R{rank}"

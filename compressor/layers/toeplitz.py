@@ -59,11 +59,7 @@ class Toeplitz(FittedLayer):
         self.bias = nn.Parameter(torch.zeros(self.out_features)) if self.has_bias else None
 
     def transform(self, x: Tensor) -> Tensor:
-        n = self.size
-        h = nn.functional.pad(x, (0, 2 * n - self.in_features)).unsqueeze(-2)  # (..., 1, 2N)
-        h = dispatch.convolve(h, torch.cat((self.H, -self.H), -1))[..., :n]  # skew: half of twice the length
-        y = dispatch.convolve_sum(h, self.G)[..., : self.out_features]
-        return y if self.bias is None else y + self.bias
+        return dispatch.toeplitz(x, self.G, self.H, self.bias, self.out_features)
 
     def onnx_node(self, x: Tensor) -> Tensor:
         y = toeplitz_node(x, self.G, self.H, out_features=self.out_features)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from compressor_kernels import gpu, hadamard, native, ops, quick, reference, sparse
+from compressor_kernels import fourier, gpu, hadamard, native, ops, quick, reference, sparse
 from compressor_kernels import monarch as native_monarch
 
 Route = Literal["reference", "operator", "native"]
@@ -40,6 +40,9 @@ def path(x: Tensor, op: str = "dct", n: int | None = None) -> str:
         "fastfood": _always,
         "monarch": _always,
         "csr": _always,
+        "circulant": native.can_dct,
+        "toeplitz": native.can_dct,
+        "afdf": fourier.can_transform,
     }
     single = {"acdc": gpu.can_cascade, "fwht": gpu.can_fwht, "fastfood": gpu.can_fastfood}
     n = x.shape[-1] if n is None else n
@@ -231,21 +234,36 @@ def csr(
 _MOST_SPARSE = 0.5  # above this density, and many rows, the dense product is quicker
 
 
-def convolve(x: Tensor, c: Tensor) -> Tensor:
-    """`reference.convolve`: circular convolution, leading axes broadcast."""
-    return reference.convolve(x, c)
+def circulant(x: Tensor, c: Tensor, s: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """`reference.circulant`: circular convolutions of the input under signs, added."""
+    y = _between_transforms("circulant", x, c, s, bias, out_features)
+    return reference.circulant(x, c, s, bias, out_features) if y is None else y
 
 
-def convolve_sum(x: Tensor, c: Tensor) -> Tensor:
-    """`reference.convolve_sum`: the sum of circular convolutions over the last axis but one."""
-    return reference.convolve_sum(x, c)
+def toeplitz(x: Tensor, G: Tensor, H: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """`reference.toeplitz`: products of circulant and skew-circulant matrices, added."""
+    y = _between_transforms("toeplitz", x, G, H, bias, out_features)
+    return reference.toeplitz(x, G, H, bias, out_features) if y is None else y
 
 
-def fourier(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
-    """`reference.fourier`: unitary Fourier transform of ``re + i·im`` along the last axis."""
-    return reference.fourier(re, im)
+def afdf(x: Tensor, a: Tensor, d: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """`reference.afdf`: a cascade of complex diagonals between Fourier transforms."""
+    y = _between_transforms("afdf", x, a, d, bias, out_features)
+    return reference.afdf(x, a, d, bias, out_features) if y is None else y
 
 
-def inverse_fourier(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
-    """`reference.inverse_fourier`: the inverse of `fourier`."""
-    return reference.inverse_fourier(re, im)
+def _between_transforms(
+    kind: fourier.Kind, x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_features: int
+) -> Tensor | None:
+    """What the kernels make of it where they have the length, and no gradient and no operator is wanted, else None."""
+    if not torch.compiler.is_compiling():
+        y: Tensor | None = quick.call(x, out_features, kind, first, second, bias)
+        if y is not None:
+            return y
+    n = first.shape[-1]
+    has_length = fourier.can_transform(n) if kind == "afdf" else native.can_dct(n)
+    if not has_length or _route(native.takes, x, first, bias, *fourier.floating(second)) != "native":
+        return None
+    described, _ = fourier.describe(kind, x.shape[-1], first, second, bias, out_features)
+    quick.remember(f"ck_{kind}_forward_f32", described, x, out_features, kind, first, second, bias)
+    return fourier.run(kind, x, first, second, bias, out_features)

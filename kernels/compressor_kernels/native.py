@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compressor_kernels.reference import split
 
-VERSION = 3
+VERSION = 4
 RELU, SEPARABLE, FIRST_FIXED, INDEX_16 = 1, 2, 4, 8  # flags of a cascade
 
 
@@ -56,6 +56,9 @@ _SIGNATURES: dict[str, list[type]] = {
     "ck_monarch_backward_f32": [_P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
     "ck_csr_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
     "ck_csr_backward_f32": [_P, _P, _P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_circulant_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_toeplitz_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
+    "ck_afdf_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
     "ck_fwht_f32": [_P, _P, _N, _N, _N, _N, _N, _P],
     "ck_fastfood_forward_f32": [_P, _P, _P, _N, _N, _N, _N, _P],
     "ck_fastfood_backward_f32": [_P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _N, _P],

@@ -248,7 +248,7 @@ def monarch(x: Tensor, first: Tensor, second: Tensor, bias: Tensor | None, out_f
     h = h.reshape(k, -1, k, hidden // k).permute(2, 1, 0, 3).flatten(-2)  # (class, rows, block · s)
     y = (h @ second.mT).permute(1, 2, 0)  # (rows, q, class)
     y = y.reshape(*x.shape[:-1], second.shape[1] * k)[..., :out_features]
-    return y if bias is None else y + bias
+    return _biased(y, bias)
 
 
 def csr(
@@ -320,6 +320,50 @@ def inverse_fourier(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse of `fourier`."""
     real, negative = fourier(re, -im)
     return real, -negative
+
+
+def circulant(x: Tensor, c: Tensor, s: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """``Σ_t C(c_t) (s_t ⊙ x) + b``, ``C(c)_ij = c[(i − j) mod N]``: ``(..., in ≤ N) -> (..., out_features ≤ N)``.
+
+    ``c (T, N)``, ``s (T, in)``; the input is filled up with zeros (Cheng et al. 2015; Moczulski 2019, eq. 3.23).
+    """
+    h = F.pad(x.unsqueeze(-2) * s, (0, c.shape[-1] - x.shape[-1]))  # (..., T, N)
+    return _biased(convolve_sum(h, c)[..., :out_features], bias)
+
+
+def toeplitz(x: Tensor, G: Tensor, H: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """``Σ_j Z₁(g_j) Z₋₁(h_j) x + b``, ``(..., in ≤ N) -> (..., out_features ≤ N)`` (Sindhwani et al. 2015).
+
+    ``G, H (r, N)``; ``Z_f(v)_ij = v[i − j]`` on and below the diagonal and ``f · v[N + i − j]`` above. The input is
+    filled up with zeros.
+    """
+    n = G.shape[-1]
+    h = F.pad(x, (0, 2 * n - x.shape[-1])).unsqueeze(-2)  # (..., 1, 2N)
+    h = convolve(h, torch.cat((H, -H), -1))[..., :n]  # skew: half of twice the length
+    return _biased(convolve_sum(h, G)[..., :out_features], bias)
+
+
+def afdf(x: Tensor, a: Tensor, d: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """``Re(x Π_k A_k F D_k F⁻¹) + b``, ``(..., in ≤ N) -> (..., out_features ≤ N)`` (Moczulski 2019, eq. 3.26).
+
+    ``a, d (K, 2, N)``: real and imaginary parts. F is `fourier`; the input is filled up with zeros.
+    """
+    re = F.pad(x, (0, a.shape[-1] - x.shape[-1]))
+    im = torch.zeros_like(re)
+    for before, between in zip(a, d, strict=True):
+        re, im = fourier(*_times(re, im, before))
+        re, im = inverse_fourier(*_times(re, im, between))
+    return _biased(re[..., :out_features], bias)
+
+
+def _biased(y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y + bias
+
+
+def _times(re: Tensor, im: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """The complex product with ``diagonal (2, N)``, as real and imaginary part."""
+    by_re, by_im = diagonal
+    return re * by_re - im * by_im, re * by_im + im * by_re
 
 
 def _scale(n: int, index: Tensor) -> Tensor:

@@ -168,7 +168,6 @@ void CosinePlan::fill_quads() {
 
 // From here on, positions count the padding.
 void CosinePlan::pad() {
-  const auto padded = [this](int64_t p) { return p < 0 ? p : p + PAD * (p / passes[0].step); };
   for (int32_t& p : position) p = static_cast<int32_t>(padded(p));
   for (int32_t& p : pairs) p = static_cast<int32_t>(padded(p));
   vectors = 2 * (padded(m) + 1);

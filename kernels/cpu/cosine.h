@@ -51,12 +51,14 @@ struct CosinePlan {
 
   static bool supports(int64_t n);  // even, and n/2 without a prime factor above 7
 
+  int64_t frequency(int64_t position) const;  // of the number that the transform leaves at `position`
+  int64_t padded(int64_t position) const { return position < 0 ? position : position + PAD * (position / passes[0].step); }
+
  private:
   void choose_passes(int64_t radix);
   void fill_twiddles();
   void fill_quads();
   void add_quad(int64_t first, int64_t second);
-  int64_t frequency(int64_t position) const;
   int64_t position_of(int64_t frequency) const;
   void fill_matrix();
   void pad();

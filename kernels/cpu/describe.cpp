@@ -46,6 +46,7 @@ std::string described(const char* op, int64_t n, int64_t batch) {
   const std::string structured = structured_path(op, n, batch);
   if (!structured.empty()) return name + structured;
   if (!std::strcmp(op, "acdc2d")) return name + separable_path(n, batch, build);
+  if (!std::strcmp(op, "afdf")) return name + " " + cosine_path(2 * n, build.radix) + ", rows on lanes";
   if (!CosinePlan::supports(n)) return name + " matrix";
   const bool is_single = !std::strcmp(op, "acdc") && RowPlan::supports(n, build.lanes) &&
                          batch < build.lanes && single_rows(batch, build.lanes) == batch;

@@ -6,7 +6,7 @@
 #include "acdc.h"
 #include "acdc_backward.h"
 #include "acdc_row.h"
-#include "dct.h"
+#include "fourier.h"
 #include "matrix.h"
 #include "peak.h"
 #include "separable_backward.h"
@@ -37,6 +37,9 @@ const Kernels& table() {
       .separable_backward_scratch = separable_backward_scratch,
       .separable_backward = separable_backward,
       .acdc_row_forward = acdc_row_forward,
+      .circulant = {circulant_pack, circulant_forward},
+      .toeplitz = {toeplitz_pack, toeplitz_forward},
+      .afdf = {afdf_pack, afdf_forward},
       .structured = structured_table,
   };
   return kernels;

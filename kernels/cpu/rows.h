@@ -19,7 +19,9 @@ static void enter_rows(const float* x, int64_t rows, int64_t stride, int64_t col
   }
   for (; i < plan.n; i++) {
     float* to = v + W * int64_t{plan.slot[i]};
-    for (int64_t j = 0; j < W; j++) to[j] = i < columns && j < rows ? x[j * stride + i] : 0.0f;
+    store(to, zero());
+    if (i < columns)
+      for (int64_t j = 0; j < rows; j++) to[j] = x[j * stride + i];
   }
 }
 

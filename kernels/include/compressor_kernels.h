@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define CK_VERSION 3
+#define CK_VERSION 4
 
 enum {
   CK_OK = 0,
@@ -149,6 +149,42 @@ CK_API int ck_csr_forward_f32(const ck_csr* matrix, const float* x, float* y, in
 CK_API int ck_csr_backward_f32(const ck_csr* matrix, const float* x, const float* grad_y, float* grad_x,
                                float* grad_values, int64_t rows, int64_t x_stride, int64_t y_stride, int64_t threads,
                                const ck_pool* pool);
+
+/* The layers between Fourier transforms; no gradients of theirs. n, or 2 n of AFDF, is even without a prime factor above
+ * 7; else CK_ERROR_UNSUPPORTED. x is filled up to n with zeros, the first `columns_out` outputs are kept. `bias`
+ * (columns_out) or NULL. */
+
+/* y = sum of C(c_t) S_t x + bias, C(c)_ij = c[(i - j) mod n], S_t = diag(signs_t). */
+typedef struct ck_circulant {
+  int64_t n, terms, columns_in, columns_out; /* columns_in, columns_out <= n */
+  int64_t sign_bytes;                        /* 1: int8_t, 4: float */
+  const float* c;                            /* (terms, n) */
+  const void* signs;                         /* (terms, columns_in) */
+  const float* bias;
+} ck_circulant;
+
+CK_API int ck_circulant_forward_f32(const ck_circulant* layer, const float* x, float* y, int64_t rows, int64_t x_stride,
+                                    int64_t y_stride, int64_t threads, const ck_pool* pool);
+
+/* y = sum of Z_1(g_j) Z_-1(h_j) x + bias, Z_f(v)_ij = v[i - j] where i >= j, else f v[n + i - j]. */
+typedef struct ck_toeplitz {
+  int64_t n, rank, columns_in, columns_out;
+  const float *g, *h; /* (rank, n) */
+  const float* bias;
+} ck_toeplitz;
+
+CK_API int ck_toeplitz_forward_f32(const ck_toeplitz* layer, const float* x, float* y, int64_t rows, int64_t x_stride,
+                                   int64_t y_stride, int64_t threads, const ck_pool* pool);
+
+/* y = Re(x A_1 F D_1 F^-1 ... A_k F D_k F^-1) + bias, complex diagonals, F the unitary Fourier transform. */
+typedef struct ck_afdf {
+  int64_t n, k, columns_in, columns_out;
+  const float *a, *d; /* (k, 2, n): real and imaginary parts */
+  const float* bias;
+} ck_afdf;
+
+CK_API int ck_afdf_forward_f32(const ck_afdf* layer, const float* x, float* y, int64_t rows, int64_t x_stride,
+                               int64_t y_stride, int64_t threads, const ck_pool* pool);
 
 #ifdef __cplusplus
 }

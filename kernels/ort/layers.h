@@ -52,11 +52,14 @@ struct Kind {
 const std::vector<Kind>& kinds();
 
 std::unique_ptr<const Layer> make_acdc(const Attributes&, const std::vector<Tensor>& tables);
+std::unique_ptr<const Layer> make_afdf(const Attributes&, const std::vector<Tensor>& tables);
+std::unique_ptr<const Layer> make_circulant(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_fastfood(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_monarch(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_phd(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_sparse(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_sparse_vectors(const Attributes&, const std::vector<Tensor>& tables);
 std::unique_ptr<const Layer> make_shared_sparse(const Attributes&, const std::vector<Tensor>& tables);
+std::unique_ptr<const Layer> make_toeplitz(const Attributes&, const std::vector<Tensor>& tables);
 
 }  // namespace ck::ort

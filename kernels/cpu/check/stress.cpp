@@ -128,7 +128,8 @@ int main(int count, char** words) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
     do {
       cases[which]++;
-      if (const char* op = structured_failure(draw)) failures[which]++, std::printf("wrong: %s\n", op);
+      for (const auto failure : {structured_failure, fourier_failure})
+        if (const char* op = failure(draw)) failures[which]++, std::printf("wrong: %s\n", op);
       const Case c = random_case(draw);
       if (is_right(c)) continue;
       failures[which]++;

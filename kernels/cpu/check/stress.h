@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <numeric>
 #include <random>
@@ -30,5 +31,14 @@ class Draw {
   std::normal_distribution<float> normal_;
 };
 
+constexpr double tolerance = 1e-5;  // of the norm of what came out
+
+inline bool is_near(const std::vector<float>& found, const Doubles& truth) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < truth.size(); i++) error += std::pow(found[i] - truth[i], 2), norm += std::pow(truth[i], 2);
+  return error <= tolerance * tolerance * (norm + 1);
+}
+
 // One case of each layer but the cascades; which of them is wrong, or NULL.
 const char* structured_failure(Draw& draw);
+const char* fourier_failure(Draw& draw);

@@ -10,14 +10,6 @@
 
 namespace {
 
-constexpr double tolerance = 1e-5;  // of the norm of what came out
-
-bool is_near(const std::vector<float>& found, const Doubles& truth) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < truth.size(); i++) error += std::pow(found[i] - truth[i], 2), norm += std::pow(truth[i], 2);
-  return error <= tolerance * tolerance * (norm + 1);
-}
-
 void transform(Doubles& h) {
   for (size_t step = 1; step < h.size(); step *= 2)
     for (size_t i = 0; i < h.size(); i++)
