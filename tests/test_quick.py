@@ -279,6 +279,48 @@ def test_changed_parameters_are_seen(name: str, change: Callable[[nn.Module], No
             torch.testing.assert_close(y, plainly(layer, x))
 
 
+OTHER_VIEWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of the first half of a room: a table
+    "strides": lambda room, table: room[::2].view(table.shape),
+    "one number less": lambda room, table: table[..., :-1],
+    "one side more": lambda room, table: table.unsqueeze(-1),
+    "transposed": lambda room, table: table.transpose(0, -1) if table.dim() > 1 else table[:1].expand(len(table)),
+    "dtype": lambda room, table: room.view(OTHER_DTYPES[room.dtype])[: table.numel()].view(table.shape),
+}
+OTHER_DTYPES = {torch.float32: torch.float16, torch.int32: torch.uint16}
+
+
+@pytest.mark.parametrize("view", OTHER_VIEWS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_table_seen_otherwise_at_its_address_is_described_anew(name: str, view: str) -> None:
+    x, changes = data(5, 16), 0
+    for key, held in layer_of(name).state_dict().items():
+        layer = layer_of(name)
+        room = torch.cat([held.flatten() if held.is_floating_point() else held.flatten().int()] * 2)
+        table = layer.state_dict(keep_vars=True)[key]
+        with torch.no_grad():
+            table.data = room[: len(room) // 2].view(held.shape)
+            known = [layer(x) for _ in range(3)][-1]
+            table.data = OTHER_VIEWS[view](room, table.data)
+            found = [result_or_none(layer, x) for _ in range(3)]
+            quick._known.clear()
+            quick._known_layers.clear()
+            wanted = result_or_none(layer, x)
+        if wanted is None:
+            assert found == [None] * 3
+        else:
+            torch.testing.assert_close(found, [wanted] * 3, rtol=0, atol=0, equal_nan=True)
+        changes += wanted is None or not torch.equal(wanted, known)
+    assert changes
+
+
+def result_or_none(run: Callable[..., Tensor], *arguments: Any) -> Tensor | None:
+    """None where it is refused."""
+    try:
+        return run(*arguments)
+    except (RuntimeError, ValueError, IndexError):
+        return None
+
+
 def test_settings_of_the_same_tables_are_told_apart() -> None:
     layer = layer_of("acdc")
     a, d, beta, permutation = layer.a, layer.d, layer.beta, layer.permutation

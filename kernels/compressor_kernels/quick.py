@@ -2,10 +2,11 @@
 
 One row takes a microsecond or two in the kernel, and asking four tensors what they are and describing them to the
 library takes many times that. So a description is kept for as long as its tables live, and used again while they are
-the same tensors at the same addresses; what their numbers are is never kept. A layer of which such a call was all is
-known as a whole.
+the same tensors and lie in memory as they did; what their numbers are is never kept. A layer of which such a call was
+all is known as a whole.
 
-`call` is a small extension module (``kernels/python/quick.c``) where that was built, else the same in Python.
+`call` is a small extension module (``kernels/python/quick.c``) where that was built and torch has DLPack's exchange
+interface, else the same in Python.
 """
 
 from __future__ import annotations
@@ -26,16 +27,6 @@ from torch.nn.modules import module as modules
 
 from compressor_kernels import native
 
-
-def _found() -> ModuleType | None:
-    try:
-        return importlib.import_module("compressor_kernels._quick")
-    except ImportError:  # no headers of Python when the package was installed
-        return None
-
-
-_extension = _found()
-
 _grad_enabled = torch.is_grad_enabled
 _tracing = torch._C._get_tracing_state
 _transforms = torch._C._are_functorch_transforms_active
@@ -46,7 +37,7 @@ _empty = torch.empty
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A call that was made before: its tables, weakly, where they were, and the library's view of them."""
+    """A call that was made before: its tables, weakly, how they lay in memory, and the library's view of them."""
 
     forward: Any
     description: ctypes.Structure
@@ -54,7 +45,7 @@ class _Known:
     columns: int
     outputs: int
     references: tuple[Any, ...]
-    addresses: tuple[int, ...]
+    views: tuple[Hashable, ...]
 
 
 _known_layers: dict[int, Any] = {}  # by the id of the layer
@@ -78,15 +69,16 @@ def call_in_python(x: Tensor, outputs: int, settings: Hashable, *tables: Tensor 
         or x.dtype is not torch.float32
         or not x.is_cpu
         or not x.is_contiguous()
+        or x.is_neg()
         or not x.numel()
         or x.shape[-1:] != (known.columns,)
     ):
         return None
-    for table, reference, address in zip(tables, known.references, known.addresses, strict=True):
+    for table, reference, view in zip(tables, known.references, known.views, strict=True):
         if table is None:
             if reference is not None:
                 return None
-        elif reference is None or reference() is not table or table.data_ptr() != address:
+        elif reference is None or reference() is not table or _view(table) != view:
             return None
     y = _empty(*x.shape[:-1], outputs)
     if y.dtype is not torch.float32 or not y.is_cpu:  # by a default dtype or device
@@ -98,6 +90,11 @@ def call_in_python(x: Tensor, outputs: int, settings: Hashable, *tables: Tensor 
     if error:
         native.check(error)
     return y
+
+
+def _view(table: Tensor | None) -> Hashable:
+    """How a tensor lies in memory."""
+    return table is not None and (table.data_ptr(), table.dtype, table.shape, table.stride(), table.is_neg())
 
 
 def _forgetting(known: dict[int, Any], key: int) -> Callable[[object], Any]:
@@ -115,15 +112,17 @@ def remember(
 ) -> None:
     """Let `call` know a call of ``function``, which reads ``description``; where its tables are as that says."""
     held = [table for table in tables if table is not None]
-    if _grad_enabled() or not all(type(t) in (Tensor, nn.Parameter) and t.is_contiguous() for t in held):
+    if _grad_enabled() or not all(type(table) in (Tensor, nn.Parameter) for table in held):
+        return
+    if not all(table.is_contiguous() and not table.is_neg() for table in held):
         return
     key = id(tables[0])
     forget = _forgetting(_known, key)
     forward = getattr(native.loaded(), function)
     references = tuple(None if table is None else weakref.ref(table, forget) for table in tables)
-    addresses = tuple(0 if table is None else table.data_ptr() for table in tables)
     if _extension is None:
-        _known[key] = _Known(forward, description, settings, x.shape[-1], outputs, references, addresses)
+        views = tuple(map(_view, tables))
+        _known[key] = _Known(forward, description, settings, x.shape[-1], outputs, references, views)
         return
     _known[key] = _extension.describe(
         ctypes.cast(forward, ctypes.c_void_p).value,
@@ -133,7 +132,6 @@ def remember(
         x.shape[-1],
         outputs,
         references,
-        addresses,
     )
 
 
@@ -150,29 +148,38 @@ def learn(layer: nn.Module, arguments: tuple[Any, ...], y: Any) -> None:
     """After `call_layer` gave None: ``y`` is what the layer gave for the arguments."""
 
 
+def _set_up() -> ModuleType | None:
+    """The extension module, ready; None where it was not built, or torch is older than the exchange interface."""
+    try:
+        found = importlib.import_module("compressor_kernels._quick")
+        found.setup(
+            Tensor,
+            getattr(Tensor, "__dlpack_c_exchange_api__", None),
+            _grad_enabled,
+            _tracing,
+            _transforms,
+            _modes,
+            forward_ad,
+            _threads,
+            _empty,
+            torch._C.TensorBase.is_neg,
+            (
+                modules._global_forward_hooks,
+                modules._global_forward_pre_hooks,
+                modules._global_backward_hooks,
+                modules._global_backward_pre_hooks,
+            ),
+            _known,
+            _known_layers,
+            partial(_forgetting, _known_layers),
+            native.check,
+        )
+    except ImportError:
+        return None
+    return found
+
+
 call = call_in_python
+_extension = _set_up()
 if _extension is not None:
-    _extension.setup(
-        Tensor,
-        torch.float32,
-        _grad_enabled,
-        _tracing,
-        _transforms,
-        _modes,
-        forward_ad,
-        _threads,
-        _empty,
-        torch._C.TensorBase.data_ptr,
-        torch._C.TensorBase.is_contiguous,
-        (
-            modules._global_forward_hooks,
-            modules._global_forward_pre_hooks,
-            modules._global_backward_hooks,
-            modules._global_backward_pre_hooks,
-        ),
-        _known,
-        _known_layers,
-        partial(_forgetting, _known_layers),
-        native.check,
-    )
     call, call_layer, learn = _extension.call, _extension.call_layer, _extension.learn

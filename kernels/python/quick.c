@@ -3,19 +3,48 @@
  * One row takes a microsecond or two in a kernel; as Python and ctypes, asking its tensors what they are takes four times
  * that. This module asks the same questions (quick.py has them in Python too) by the C interface of Python, and calls the
  * kernel by its address. A whole layer that is one such call is known too, for a module's call and its `forward` take
- * longer than the kernel. Python's limited interface alone, no headers of torch: one build serves all versions.
+ * longer than the kernel. Python's limited interface alone, no headers of torch: one build serves all versions. What a
+ * tensor is, its address, sides, strides and type, is read by DLPack's exchange interface, where a question to Python
+ * takes a tenth of a microsecond.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000 /* 3.11 */
 #include <Python.h>
 #include <stdint.h>
 
-enum { MOST_TABLES = 5, HOOKS = 4, SMALL = 8192 /* numbers: other threads of Python can wait so long */ };
+enum { MOST_TABLES = 5, MOST_SIDES = 3, HOOKS = 4 };
+enum { SMALL = 8192 /* numbers: other threads of Python can wait so long */ };
 
 typedef int (*Forward)(const void* description, const void* x, void* y, int64_t rows, int64_t x_stride, int64_t y_stride,
                        int64_t threads, const void* pool);
 
-/* A call that was made before. The tables are known weakly, by where they were. */
+/* DLPack's `DLTensor`: a tensor as it lies in memory, borrowed. */
+typedef struct {
+  void* data;
+  int32_t device, device_index, sides;
+  uint8_t code, bits;
+  uint16_t lanes;
+  int64_t *shape, *strides;
+  uint64_t offset;
+} View;
+
+/* DLPack's `DLPackExchangeAPI`, up to what is called here. */
+typedef struct {
+  uint32_t major, minor;
+  void *older, *allocate, *take, *give;
+  int (*look)(void* tensor, View* view);
+} Exchange;
+
+enum { CPU = 1 /* of `View.device` */, FLOAT = 2 /* of `View.code` */ };
+
+/* A table of a call, known weakly: it is the same while it is seen so. */
+typedef struct {
+  PyObject* reference; /* weak, or None */
+  View view;
+  int64_t shape[MOST_SIDES], strides[MOST_SIDES];
+} Table;
+
+/* A call that was made before. */
 typedef struct {
   Forward forward;
   const void* description;
@@ -23,8 +52,7 @@ typedef struct {
   PyObject* settings; /* what else the caller must give again */
   int64_t columns, outputs;
   Py_ssize_t count;
-  PyObject* references[MOST_TABLES]; /* weak references, or None */
-  void* addresses[MOST_TABLES];
+  Table tables[MOST_TABLES];
 } Known;
 
 /* A layer whose whole call was one that is known: for as many rows it is so again, while it holds what it held. */
@@ -38,9 +66,10 @@ typedef struct {
 } Layer;
 
 /* What `setup` was given: of torch, then of quick.py. */
-static PyObject *Tensor, *float32, *is_grad_enabled, *tracing_state, *has_transforms, *count_modes, *forward_ad,
-    *count_threads, *empty, *data_ptr, *is_contiguous, *global_hooks, *known_calls, *known_layers, *forgetting, *check;
-static PyObject *text_current_level, *text_dtype, *text_is_cpu, *text_shape; /* made by PyInit__quick */
+static PyObject *Tensor, *exchange, *is_grad_enabled, *tracing_state, *has_transforms, *count_modes, *forward_ad,
+    *count_threads, *empty, *is_neg, *global_hooks, *known_calls, *known_layers, *forgetting, *check;
+static const Exchange* dlpack; /* what `exchange` holds */
+static PyObject* text_current_level; /* made by PyInit__quick */
 static PyObject *text_forward, *text_transform, *text_training, *text_config, *text_tensors[2], *text_hooks[HOOKS];
 
 /* The last call that was known, while a layer is run that is not: what came in, what went out, what is known of it. */
@@ -53,49 +82,15 @@ static struct {
 
 static void free_known(PyObject* capsule) {
   Known* known = PyCapsule_GetPointer(capsule, NULL);
-  for (Py_ssize_t i = 0; i < known->count; i++) Py_XDECREF(known->references[i]);
+  for (Py_ssize_t i = 0; i < known->count; i++) Py_XDECREF(known->tables[i].reference);
   Py_XDECREF(known->settings);
   Py_XDECREF(known->kept);
   PyMem_Free(known);
 }
 
-static PyObject* describe(PyObject* self, PyObject* arguments) {
-  (void)self;
-  Py_ssize_t forward, description;
-  long long columns, outputs;
-  PyObject *kept, *settings, *references, *addresses;
-  if (!PyArg_ParseTuple(arguments, "nnOOLLO!O!", &forward, &description, &kept, &settings, &columns, &outputs,
-                        &PyTuple_Type, &references, &PyTuple_Type, &addresses))
-    return NULL;
-  const Py_ssize_t count = PyTuple_Size(references);
-  if (count < 1 || count > MOST_TABLES || PyTuple_Size(addresses) != count) {
-    PyErr_Format(PyExc_ValueError, "a call takes 1 to %d tables, not %zd", MOST_TABLES, count);
-    return NULL;
-  }
-  Known* known = PyMem_Calloc(1, sizeof(Known));
-  if (!known) return PyErr_NoMemory();
-  known->forward = (Forward)forward, known->description = (const void*)description;
-  known->kept = Py_NewRef(kept), known->settings = Py_NewRef(settings);
-  known->columns = columns, known->outputs = outputs, known->count = count;
-  for (Py_ssize_t i = 0; i < count; i++) {
-    known->references[i] = Py_NewRef(PyTuple_GetItem(references, i));
-    known->addresses[i] = PyLong_AsVoidPtr(PyTuple_GetItem(addresses, i));
-  }
-  PyObject* capsule = PyCapsule_New(known, NULL, free_known);
-  if (!capsule) PyMem_Free(known);
-  return capsule;
-}
-
 /* Whether `function(argument)` is `wanted`, which lives for ever; -1 for an exception. */
 static int answers(PyObject* function, PyObject* argument, PyObject* wanted) {
   PyObject* found = argument ? PyObject_CallFunctionObjArgs(function, argument, NULL) : PyObject_CallNoArgs(function);
-  if (!found) return -1;
-  Py_DECREF(found);
-  return found == wanted;
-}
-
-static int has_attribute(PyObject* object, PyObject* name, PyObject* wanted) {
-  PyObject* found = PyObject_GetAttr(object, name);
   if (!found) return -1;
   Py_DECREF(found);
   return found == wanted;
@@ -109,14 +104,6 @@ static long number(PyObject* found) {
   return value == -1 && PyErr_Occurred() ? -2 : value;
 }
 
-static void* address(PyObject* tensor) {
-  PyObject* found = PyObject_CallFunctionObjArgs(data_ptr, tensor, NULL);
-  if (!found) return NULL;
-  void* at = PyLong_AsVoidPtr(found);
-  Py_DECREF(found);
-  return at;
-}
-
 /* What a reference, or None for nothing, stands for, borrowed; NULL once it has died, which nothing is equal to. */
 static PyObject* referent(PyObject* reference) {
   if (reference == Py_None) return reference;
@@ -124,12 +111,70 @@ static PyObject* referent(PyObject* reference) {
   return found == Py_None ? NULL : found;
 }
 
+/* How a tensor lies in memory; false where it has none, as sparse ones have not. */
+static int look(PyObject* tensor, View* view) {
+  if (!dlpack->look(tensor, view)) return 1;
+  PyErr_Clear();
+  return 0;
+}
+
+static int describe_table(Table* table) {
+  PyObject* tensor = referent(table->reference);
+  if (tensor == Py_None) return 1;
+  if (!tensor || !look(tensor, &table->view) || table->view.sides > MOST_SIDES) {
+    PyErr_Format(PyExc_ValueError, "a table is a tensor of at most %d sides", MOST_SIDES);
+    return 0;
+  }
+  for (int32_t i = 0; i < table->view.sides; i++)
+    table->shape[i] = table->view.shape[i], table->strides[i] = table->view.strides[i];
+  return 1;
+}
+
+static PyObject* describe(PyObject* self, PyObject* arguments) {
+  (void)self;
+  Py_ssize_t forward, description;
+  long long columns, outputs;
+  PyObject *kept, *settings, *references;
+  if (!PyArg_ParseTuple(arguments, "nnOOLLO!", &forward, &description, &kept, &settings, &columns, &outputs,
+                        &PyTuple_Type, &references))
+    return NULL;
+  const Py_ssize_t count = PyTuple_Size(references);
+  if (count < 1 || count > MOST_TABLES) {
+    PyErr_Format(PyExc_ValueError, "a call takes 1 to %d tables, not %zd", MOST_TABLES, count);
+    return NULL;
+  }
+  Known* known = PyMem_Calloc(1, sizeof(Known));
+  if (!known) return PyErr_NoMemory();
+  known->forward = (Forward)forward, known->description = (const void*)description;
+  known->kept = Py_NewRef(kept), known->settings = Py_NewRef(settings);
+  known->columns = columns, known->outputs = outputs, known->count = count;
+  for (Py_ssize_t i = 0; i < count; i++) known->tables[i].reference = Py_NewRef(PyTuple_GetItem(references, i));
+  PyObject* capsule = PyCapsule_New(known, NULL, free_known);
+  if (!capsule) PyMem_Free(known);
+  for (Py_ssize_t i = 0; capsule && i < count; i++)
+    if (!describe_table(&known->tables[i])) Py_CLEAR(capsule);
+  return capsule;
+}
+
+/* Whether a table lies in memory as it did, and its numbers mean what they say; -1 for an exception. */
+static int is_in_place(const Table* table, PyObject* tensor) {
+  View view;
+  const View* was = &table->view;
+  if (!look(tensor, &view) || view.data != was->data || view.sides != was->sides || view.code != was->code ||
+      view.bits != was->bits)
+    return 0;
+  for (int32_t i = 0; i < view.sides; i++)
+    if (view.shape[i] != table->shape[i] || view.strides[i] != table->strides[i]) return 0;
+  return answers(is_neg, tensor, Py_False);
+}
+
 /* Whether all tables live where they were; -1 for an exception. */
 static int are_in_place(const Known* known) {
   for (Py_ssize_t i = 0; i < known->count; i++) {
-    PyObject* table = referent(known->references[i]);
+    PyObject* table = referent(known->tables[i].reference);
     if (!table) return 0;
-    if (table != Py_None && address(table) != known->addresses[i]) return PyErr_Occurred() ? -1 : 0;
+    const int answer = table == Py_None ? 1 : is_in_place(&known->tables[i], table);
+    if (answer != 1) return answer;
   }
   return 1;
 }
@@ -138,7 +183,7 @@ static int are_in_place(const Known* known) {
 static int are_known(const Known* known, PyObject* const* tables, Py_ssize_t count) {
   if (count != known->count) return 0;
   for (Py_ssize_t i = 0; i < count; i++)
-    if (referent(known->references[i]) != tables[i]) return 0;
+    if (referent(known->tables[i].reference) != tables[i]) return 0;
   return 1;
 }
 
@@ -153,66 +198,45 @@ static int is_plain(void) {
   return level == -2 ? -1 : level < 0;
 }
 
-/* Whether a tensor is of float32 in the CPU's memory; -1 for an exception. */
-static int is_ours(PyObject* x) {
-  const int answer = has_attribute(x, text_dtype, float32);
-  return answer == 1 ? has_attribute(x, text_is_cpu, Py_True) : answer;
-}
+/* Whether a tensor is of float32 in the CPU's memory. */
+static int is_ours(const View* x) { return x->device == CPU && x->code == FLOAT && x->bits == 32; }
 
 /* How many rows x has, all in order; 0 where it is no tensor for the kernels, -1 for an exception. */
-static int64_t rows_of(PyObject* x, const Known* known, PyObject** shape) {
-  int answer = is_ours(x);
-  if (answer == 1) answer = answers(is_contiguous, x, Py_True);
-  if (answer != 1) return answer;
-  if (!(*shape = PyObject_GetAttr(x, text_shape))) return -1;
-  const Py_ssize_t sides = PyTuple_Size(*shape);
-  int64_t rows = sides > 0;
-  for (Py_ssize_t i = 0; i < sides; i++) {
-    const long long side = PyLong_AsLongLong(PyTuple_GetItem(*shape, i));
-    if (side == -1 && PyErr_Occurred()) return -1;
-    if (i + 1 < sides) rows *= side;
-    else if (side != known->columns) return 0;
-  }
-  return rows;
+static int64_t rows_of(PyObject* x, const Known* known, View* view) {
+  if (!look(x, view) || !is_ours(view) || !view->sides || view->shape[view->sides - 1] != known->columns) return 0;
+  int64_t numbers = 1;
+  for (int32_t i = view->sides; i--; numbers *= view->shape[i])
+    if (view->strides[i] != numbers && view->shape[i] != 1) return 0;
+  const int answer = answers(is_neg, x, Py_False);
+  return answer == 1 ? numbers / known->columns : answer;
 }
 
 /* Room for the result: of x's sides but for the last. NULL without an exception where torch makes new tensors of
  * another kind, as a default dtype or device has it do. Side by side, not as one tuple: torch reads those in a third of
  * the time. */
-static PyObject* make_result(PyObject* shape, const Known* known) {
-  PyObject* sizes = Py_NewRef(shape);
-  if (known->columns != known->outputs) {
-    const Py_ssize_t sides = PyTuple_Size(shape);
-    Py_DECREF(sizes);
-    if (!(sizes = PyTuple_New(sides))) return NULL;
-    for (Py_ssize_t i = 0; i < sides; i++) {
-      PyObject* side = i + 1 < sides ? Py_NewRef(PyTuple_GetItem(shape, i)) : PyLong_FromLongLong(known->outputs);
-      PyTuple_SetItem(sizes, i, side);
-    }
-  }
-  PyObject* y = PyObject_Call(empty, sizes, NULL);
-  Py_DECREF(sizes);
-  if (y && is_ours(y) != 1) Py_CLEAR(y);
+static PyObject* make_result(const View* x, const Known* known, View* view) {
+  PyObject* sizes = PyTuple_New(x->sides);
+  for (int32_t i = 0; sizes && i < x->sides; i++)
+    PyTuple_SetItem(sizes, i, PyLong_FromLongLong(i + 1 < x->sides ? x->shape[i] : known->outputs));
+  PyObject* y = sizes ? PyObject_Call(empty, sizes, NULL) : NULL;
+  Py_XDECREF(sizes);
+  if (y && !(look(y, view) && is_ours(view))) Py_CLEAR(y);
   return y;
 }
 
 /* The result for x; None where x is no tensor for the kernels, or has other rows than `*rows`, which is 0 for any. */
 static PyObject* run(const Known* known, PyObject* x, int64_t* wanted) {
-  PyObject *shape = NULL, *y = NULL;
-  const int64_t rows = rows_of(x, known, &shape);
-  if (rows > 0 && (!*wanted || rows == *wanted)) y = make_result(shape, known);
+  View from, to;
+  PyObject* y = NULL;
+  const int64_t rows = rows_of(x, known, &from);
+  if (rows > 0 && (!*wanted || rows == *wanted)) y = make_result(&from, known, &to);
   *wanted = rows;
-  Py_XDECREF(shape);
+  const long threads = y ? number(PyObject_CallNoArgs(count_threads)) : 0;
+  if (threads == -2) Py_CLEAR(y);
   if (!y) return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-  const long threads = number(PyObject_CallNoArgs(count_threads));
-  const void* from = threads == -2 ? NULL : address(x);
-  void* to = from ? address(y) : NULL;
-  if (!to) {
-    Py_DECREF(y);
-    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-  }
   PyThreadState* state = rows * known->columns > SMALL ? PyEval_SaveThread() : NULL;
-  const int error = known->forward(known->description, from, to, rows, known->columns, known->outputs, threads, NULL);
+  const int error = known->forward(known->description, from.data, to.data, rows, known->columns, known->outputs,
+                                   threads, NULL);
   if (state) PyEval_RestoreThread(state);
   if (!error) return y;
   Py_DECREF(y);
@@ -223,7 +247,7 @@ static PyObject* run(const Known* known, PyObject* x, int64_t* wanted) {
 /* `run` where all tables live where they were, else None; held, for another thread may put others in their place. */
 static PyObject* run_in_place(const Known* known, PyObject* x, int64_t* wanted) {
   PyObject* held[MOST_TABLES];
-  for (Py_ssize_t i = 0; i < known->count; i++) held[i] = Py_XNewRef(referent(known->references[i]));
+  for (Py_ssize_t i = 0; i < known->count; i++) held[i] = Py_XNewRef(referent(known->tables[i].reference));
   const int answer = are_in_place(known);
   PyObject* y = answer == 1 ? run(known, x, wanted) : answer ? NULL : Py_NewRef(Py_None);
   for (Py_ssize_t i = 0; i < known->count; i++) Py_XDECREF(held[i]);
@@ -316,8 +340,8 @@ static int still_holds(PyObject* contents, PyObject* held) {
 static int are_held(const Known* known, PyObject* held) {
   for (Py_ssize_t i = 0; i < known->count; i++) {
     Py_ssize_t at = PyList_Size(held);
-    while (at && referent(PyList_GetItem(held, at - 1)) != referent(known->references[i])) at--;
-    if (!at && known->references[i] != Py_None) return 0;
+    while (at && referent(PyList_GetItem(held, at - 1)) != referent(known->tables[i].reference)) at--;
+    if (!at && known->tables[i].reference != Py_None) return 0;
   }
   return 1;
 }
@@ -392,16 +416,20 @@ static PyObject* learn(PyObject* self, PyObject* const* arguments, Py_ssize_t co
 
 static PyObject* setup(PyObject* self, PyObject* arguments) {
   (void)self;
-  PyObject** const places[] = {&Tensor, &float32, &is_grad_enabled, &tracing_state, &has_transforms, &count_modes,
-                               &forward_ad, &count_threads, &empty, &data_ptr, &is_contiguous, &global_hooks,
-                               &known_calls, &known_layers, &forgetting, &check};
+  PyObject** const places[] = {&Tensor, &exchange, &is_grad_enabled, &tracing_state, &has_transforms, &count_modes,
+                               &forward_ad, &count_threads, &empty, &is_neg, &global_hooks, &known_calls,
+                               &known_layers, &forgetting, &check};
   const Py_ssize_t count = sizeof places / sizeof *places;
   if (PyTuple_Size(arguments) != count) {
     PyErr_Format(PyExc_TypeError, "setup takes %zd arguments", count);
     return NULL;
   }
   for (Py_ssize_t i = 0; i < count; i++) *places[i] = Py_NewRef(PyTuple_GetItem(arguments, i));
-  return Py_NewRef(Py_None);
+  static const char name[] = "dlpack_exchange_api";
+  dlpack = PyCapsule_IsValid(exchange, name) ? PyCapsule_GetPointer(exchange, name) : NULL;
+  if (dlpack && dlpack->major == 1 && dlpack->look) return Py_NewRef(Py_None);
+  PyErr_SetString(PyExc_ImportError, "this torch does not have DLPack's exchange interface of version 1");
+  return NULL;
 }
 
 static PyMethodDef methods[] = {
@@ -417,9 +445,6 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_quick", NULL, -1, m
 
 PyMODINIT_FUNC PyInit__quick(void) {
   text_current_level = PyUnicode_InternFromString("_current_level");
-  text_dtype = PyUnicode_InternFromString("dtype");
-  text_is_cpu = PyUnicode_InternFromString("is_cpu");
-  text_shape = PyUnicode_InternFromString("shape");
   text_forward = PyUnicode_InternFromString("forward");
   text_transform = PyUnicode_InternFromString("transform");
   text_training = PyUnicode_InternFromString("training");
