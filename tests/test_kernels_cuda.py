@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +97,16 @@ def test_fastfood_and_its_gradients_are_the_formula(n: int, kernels: cuda.Kernel
     case.check(function)
     case, function = fastfood_case(n, 2, 5 if n < 2048 else 2, columns=n - 3, width=2 * n - 5)
     case.check(function)
+
+
+@pytest.mark.parametrize("make", [acdc_case, fastfood_case])
+def test_a_tensor_that_is_negated_lazily_counts_with_its_sign(make: Callable[..., Any], kernels: cuda.Kernels) -> None:
+    case, function = make(128)
+    for place, tensor in enumerate(case.inputs):
+        if tensor is not None and tensor.is_floating_point():
+            lazy = [*case.inputs[:place], torch._neg_view(-tensor), *case.inputs[place + 1 :]]
+            with torch.no_grad():
+                torch.testing.assert_close(function(*lazy), function(*case.inputs))
 
 
 @given(

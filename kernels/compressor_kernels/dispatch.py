@@ -4,7 +4,8 @@ Layers call these and never `reference` itself: here it is decided what the nati
 
 - Native, called at once: float32 on the CPU, and float32, float16 and bfloat16 on a GPU (`gpu`), where nothing is
   recorded. A torch operator would cost more than a kernel.
-- Native, as a torch operator (`ops`): where a gradient is wanted, and within ``torch.compile``.
+- Native, as a torch operator (`ops`): where a gradient is wanted, where a tensor is negated lazily, and within
+  ``torch.compile``.
 - Plain torch: every other dtype and device, lengths without a native transform, no library; and while a program is
   exported, so that the file runs where this package is not. On a GPU that is several kernels, the multi-call path.
 """
@@ -69,9 +70,9 @@ def _route(takes: Callable[..., bool], x: Tensor, *tables: Tensor | None) -> Rou
     ):
         return "reference"
     if torch._C._len_torch_dispatch_stack() or any(
-        type(tensor) not in (Tensor, nn.Parameter) for tensor in (x, *tables) if tensor is not None
+        type(tensor) not in (Tensor, nn.Parameter) or tensor.is_neg() for tensor in (x, *tables) if tensor is not None
     ):
-        return "operator"
+        return "operator"  # on whose way torch sees to them
     if torch.is_grad_enabled() and (
         x.requires_grad or any(table is not None and table.requires_grad for table in tables)
     ):

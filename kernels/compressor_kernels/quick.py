@@ -112,9 +112,7 @@ def remember(
 ) -> None:
     """Let `call` know a call of ``function``, which reads ``description``; where its tables are as that says."""
     held = [table for table in tables if table is not None]
-    if _grad_enabled() or not all(type(table) in (Tensor, nn.Parameter) for table in held):
-        return
-    if not all(table.is_contiguous() and not table.is_neg() for table in held):
+    if _grad_enabled() or not all(type(t) in (Tensor, nn.Parameter) and t.is_contiguous() for t in held):
         return
     key = id(tables[0])
     forget = _forgetting(_known, key)

@@ -165,7 +165,7 @@ static int is_in_place(const Table* table, PyObject* tensor) {
     return 0;
   for (int32_t i = 0; i < view.sides; i++)
     if (view.shape[i] != table->shape[i] || view.strides[i] != table->strides[i]) return 0;
-  return answers(is_neg, tensor, Py_False);
+  return view.code != FLOAT || answers(is_neg, tensor, Py_False); /* parts of complex numbers are negated lazily */
 }
 
 /* Whether all tables live where they were; -1 for an exception. */
