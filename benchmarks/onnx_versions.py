@@ -44,6 +44,7 @@ def cases(quick: bool) -> list[Case]:
         ("monarch", {}),
         ("phd", {}),
         ("pruned", {"density": 0.05}),
+        ("pruned", {"density": 0.05, "block": 16}),
     ]
     sizes = (1024,) if quick else (1024, 4096)
     return [(*layer, n, batch) for n in sizes for layer in layers for batch in (1, 128)]
