@@ -72,10 +72,13 @@ def test_a_file_gives_the_same_with_the_library_and_without(
             assert_equal(run(fast, x), model(x))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_leading_axes_are_kept_and_a_batch_may_be_empty(method: str, tmp_path: Path) -> None:
+MORE = [("acdc", {"basis": "dct2d", "size": 48}), ("pruned", {"block": 16})]  # of the same methods, other nodes
+
+
+@pytest.mark.parametrize(("method", "config"), [*((method, {}) for method in METHODS), *MORE])
+def test_leading_axes_are_kept_and_a_batch_may_be_empty(method: str, config: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    save_onnx(layer(method, {}, 21, 33, bias=False), (torch.zeros(2, 4, 5, 21),), path)
+    save_onnx(layer(method, config, 21, 33, bias=False), (torch.zeros(2, 4, 5, 21),), path)
     stock, fast, nodes = sessions(path)
     assert nodes == int(method != "circulant")  # a short one is a dense product
     x = torch.randn(3, 4, 5, 21)
