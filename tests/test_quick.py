@@ -353,6 +353,16 @@ def test_settings_of_the_same_tables_are_told_apart() -> None:
             torch.testing.assert_close(found, plain)
 
 
+def test_known_vectors_of_another_length_are_refused() -> None:
+    layer, x = layer_of("pruned, vectors"), data(5, 16)
+    tables = layer.values, layer.positions.columns, layer.positions.lengths, layer.bias, 16
+    with torch.no_grad():
+        for _ in range(2):
+            dispatch.csr(x, *tables, 8)
+        with pytest.raises(ValueError, match="vectors of 9 need"):
+            dispatch.csr(x, *tables, 9)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize(
     "make", [lambda: data(16, 16).T, lambda: data(5, 32)[:, ::2], lambda: data(0, 16), lambda: data(3, 0, 16)]
