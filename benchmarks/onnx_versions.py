@@ -40,11 +40,14 @@ def cases(quick: bool) -> list[Case]:
         ("acdc", {"depth": 1}),
         ("acdc", {"depth": 12}),
         ("acdc", {"depth": 2, "basis": "dct2d"}),
+        ("afdf", {}),
+        ("circulant", {}),
         ("fastfood", {}),
         ("monarch", {}),
         ("phd", {}),
         ("pruned", {"density": 0.05}),
         ("pruned", {"density": 0.05, "block": 16}),
+        ("toeplitz", {}),
     ]
     sizes = (1024,) if quick else (1024, 4096)
     return [(*layer, n, batch) for n in sizes for layer in layers for batch in (1, 128)]

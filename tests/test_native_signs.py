@@ -47,6 +47,9 @@ CALLS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "fastfood and bias": (fastfood_and_bias, [(5, N), (1, N), (1, N), (N,), (N,)]),
     "monarch": (lambda of, x, f, s, bias: of.monarch(x, f, s, bias, N), [(5, N), (4, 4, 4), (4, 4, 4), (N,)]),
     "csr": (lambda of, x, v, bias: of.csr(x, v, COLUMNS, LENGTHS, bias, N, 1), [(5, N), (N,), (N,)]),
+    "circulant": (lambda of, x, c, s, bias: of.circulant(x, c, s, bias, N), [(5, N), (2, N), (2, N), (N,)]),
+    "toeplitz": (lambda of, x, G, H, bias: of.toeplitz(x, G, H, bias, N), [(5, N), (2, N), (2, N), (N,)]),
+    "afdf": (lambda of, x, a, d, bias: of.afdf(x, a, d, bias, N), [(5, N), (2, 2, N), (2, 2, N), (N,)]),
     "one number": (lambda of, x, v, bias: of.csr(x, v, COLUMN, LENGTH, bias, 1, 1), [(1, 4), (1,), (1,)]),
 }
 PLACES = [(name, place) for name, (_, shapes) in CALLS.items() for place in range(len(shapes))]
