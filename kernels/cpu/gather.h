@@ -8,6 +8,12 @@ namespace ck::CK_ISA {
 // Four of the numbers at h. One load each: gather instructions take longer.
 typedef float Four __attribute__((vector_size(16)));
 
+CK_INLINE Four four_numbers(const float* h, const uint8_t* permutation) {
+  uint32_t at;
+  memcpy(&at, permutation, sizeof at);
+  return Four{h[at & 0xff], h[at >> 8 & 0xff], h[at >> 16 & 0xff], h[at >> 24]};
+}
+
 CK_INLINE Four four_numbers(const float* h, const uint16_t* permutation) {
   uint64_t at;
   memcpy(&at, permutation, sizeof at);  // one load for the four indices

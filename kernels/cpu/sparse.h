@@ -4,6 +4,7 @@
 // rows), outputs W at a time. A few rows are taken one by one, W outputs of a vector of the matrix at a time.
 #pragma once
 
+#include "gather.h"
 #include "granule.h"
 #include "structured_calls.h"
 
@@ -82,14 +83,36 @@ CK_INLINE void over_outputs(const ck_csr& m, const Column* column, const Some& s
   }
 }
 
-// One row of x.
+// One output of one row of x, from single weights.
 template <class Column>
+CK_INLINE float sparse_output(const float* value, const Column* column, int64_t length, const float* x) {
+  V wide[2] = {};
+  int64_t e = 0;
+  for (; e + 2 * W <= length; e += 2 * W) {
+    CK_UNROLL(2)
+    for (int i = 0; i < 2; i++) wide[i] += loadu(value + e + i * W) * numbers(x, column + e + i * W);
+  }
+  alignas(64) float lane[W];
+  store(lane, wide[0] + wide[1]);
+  float total[4] = {};
+  CK_UNROLL(16)
+  for (int i = 0; i < W; i++) total[i % 4] += lane[i];
+  for (; e + 4 <= length; e += 4)
+    for (int i = 0; i < 4; i++) total[i] += value[e + i] * x[column[e + i]];
+  for (; e < length; e++) total[0] += value[e] * x[column[e]];
+  return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+// One row of x.
+template <bool IS_SINGLE, class Column>
 static __attribute__((noinline)) void sparse_row(const ck_csr& m, const Column* matrix_columns, const float* x, float* y) {
   const int64_t block = m.block;
   const auto some = [&](auto outputs, const float* value, const Column* column, int64_t length, int64_t o) {
     constexpr int Q = decltype(outputs)::value;
     int64_t e = 0;
-    if constexpr (Q == 1) {
+    if constexpr (IS_SINGLE) {
+      y[o] = sparse_output(value, column, length, x) + (m.bias ? m.bias[o] : 0.0f);
+    } else if constexpr (Q == 1) {
       float total[4] = {};
       for (; e + 4 <= length; e += 4)
         for (int i = 0; i < 4; i++) total[i] += value[(e + i) * block] * x[column[e + i]];
@@ -117,7 +140,10 @@ static __attribute__((noinline)) void sparse_row(const ck_csr& m, const Column* 
       }
     }
   };
-  over_outputs<4 * W, 2 * W, W, 1>(m, matrix_columns, some);
+  if constexpr (IS_SINGLE)
+    over_outputs<1>(m, matrix_columns, some);
+  else
+    over_outputs<4 * W, 2 * W, W, 1>(m, matrix_columns, some);
 }
 
 // Outputs of a vector that are taken together with T vectors of rows: as many as there are registers for.
@@ -242,8 +268,9 @@ static void sparse_rows(const SparseCall& c) {
   constexpr int most = sparse_group / W, half = most / 2 > 0 ? most / 2 : 1;
   int64_t row = 0;
   if (c.y && c.rows < 4) {
+    const auto run = c.matrix->block == 1 ? sparse_row<true, Column> : sparse_row<false, Column>;
     for (; row < c.rows; row++)
-      sparse_row(*c.matrix, static_cast<const Column*>(c.matrix->columns), c.x + row * c.x_stride, c.y + row * c.y_stride);
+      run(*c.matrix, static_cast<const Column*>(c.matrix->columns), c.x + row * c.x_stride, c.y + row * c.y_stride);
     return;
   }
   if (c.y && c.matrix->block > 1)
