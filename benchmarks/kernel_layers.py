@@ -138,20 +138,14 @@ def sparse_jobs(quick: bool) -> Iterator[Job]:
     yield from layer_jobs("csr", "pruned", prepare, cells_for(quick=True), variant="block=16", density=0.1, block=16)
 
 
-def fourier_jobs(kind: fourier.Kind, quick: bool, **settings: Any) -> Iterator[Job]:
+def fourier_jobs(kind: fourier.Kind, _quick: bool) -> Iterator[Job]:
     """Circulant, Toeplitz-like and AFDF layers, which have no kernel for gradients."""
     for n, batch in cells_for(quick=True):
-        layer, x, linear = method(kind).layer(n, n, bias=True, **settings), torch.randn(batch, n), nn.Linear(n, n)
+        layer, x, linear = method(kind).layer(n, n, bias=True), torch.randn(batch, n), nn.Linear(n, n)
         first, second = (table for name, table in {**layer._parameters, **layer._buffers}.items() if name != "bias")
-        described, tables = fourier.describe(kind, n, first, second, layer.bias, n)
+        described, _tables = fourier.describe(kind, n, first, second, layer.bias, n)
         call = structured_call(f"ck_{kind}_forward_f32", described, x, n)
         members, flops = len(first), 2.0 * batch * layer.macs()
-        kept = partial(_first, call, tables)
-        yield Job(kind, n, members, batch, "warm", dense(n, batch), kept, nothing(), flops, x.clone)
+        yield Job(kind, n, members, batch, "warm", dense(n, batch), call, nothing(), flops, x.clone)
         if (n, batch) == (1024, 1):
             yield Job(kind, n, members, batch, "python", {"torch": partial(linear, x)}, partial(layer, x))
-
-
-def _first(call: Call, _: object) -> None:
-    """``call``, while the other lives."""
-    call()
