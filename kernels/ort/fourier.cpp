@@ -34,55 +34,32 @@ class Circulant final : public Layer {
   ck_circulant layer_{};
 };
 
-class Toeplitz final : public Layer {
+// Two tables of one shape: of Toeplitz or AFDF, with `numbers` of each member's in a row of either.
+template <class Pair, auto forward, int64_t numbers>
+class TwoTables final : public Layer {
  public:
-  Toeplitz(const Attributes& attributes, const std::vector<Tensor>& tables) {
-    layer_.n = attributes.number("size", 1), layer_.rank = attributes.number("rank", 1);
-    layer_.columns_out = attributes.number("out_features", 1);
-    g_ = floats(tables[0], layer_.rank * layer_.n, "Toeplitz's G");
-    h_ = floats(tables[1], layer_.rank * layer_.n, "Toeplitz's H");
-    layer_.g = g_.data(), layer_.h = h_.data();
-  }
+  TwoTables(const Attributes& attributes, const char* members, const std::vector<Tensor>& tables, const char* what)
+      : n_(attributes.number("size", 1)), members_(attributes.number(members, 1)),
+        columns_out_(attributes.number("out_features", 1)),
+        first_(floats(tables[0], numbers * members_ * n_, what)),
+        second_(floats(tables[1], numbers * members_ * n_, what)) {}
 
-  int64_t columns_out() const override { return layer_.columns_out; }
+  int64_t columns_out() const override { return columns_out_; }
 
-  int64_t work() const override { return layer_.n * 32 * (layer_.rank + 1); }
+  int64_t work() const override { return n_ * 32 * numbers * (members_ + 1); }
 
   int run(const float* x, float* y, int64_t rows, int64_t columns, const ck_pool* pool) const override {
-    ck_toeplitz layer = layer_;
-    layer.columns_in = columns;
-    return ck_toeplitz_forward_f32(&layer, x, y, rows, columns, columns_out(), pool->threads, pool);
+    const Pair layer{n_, members_, columns, columns_out_, first_.data(), second_.data(), nullptr};
+    return forward(&layer, x, y, rows, columns, columns_out_, pool->threads, pool);
   }
 
  private:
-  std::vector<float> g_, h_;
-  ck_toeplitz layer_{};
+  const int64_t n_, members_, columns_out_;
+  const std::vector<float> first_, second_;
 };
 
-class Afdf final : public Layer {
- public:
-  Afdf(const Attributes& attributes, const std::vector<Tensor>& tables) {
-    layer_.n = attributes.number("size", 1), layer_.k = attributes.number("depth", 1);
-    layer_.columns_out = attributes.number("out_features", 1);
-    a_ = floats(tables[0], 2 * layer_.k * layer_.n, "AFDF's a");
-    d_ = floats(tables[1], 2 * layer_.k * layer_.n, "AFDF's d");
-    layer_.a = a_.data(), layer_.d = d_.data();
-  }
-
-  int64_t columns_out() const override { return layer_.columns_out; }
-
-  int64_t work() const override { return layer_.n * 64 * layer_.k; }
-
-  int run(const float* x, float* y, int64_t rows, int64_t columns, const ck_pool* pool) const override {
-    ck_afdf layer = layer_;
-    layer.columns_in = columns;
-    return ck_afdf_forward_f32(&layer, x, y, rows, columns, columns_out(), pool->threads, pool);
-  }
-
- private:
-  std::vector<float> a_, d_;
-  ck_afdf layer_{};
-};
+using Toeplitz = TwoTables<ck_toeplitz, ck_toeplitz_forward_f32, 1>;
+using Afdf = TwoTables<ck_afdf, ck_afdf_forward_f32, 2>;
 
 }  // namespace
 
@@ -91,11 +68,11 @@ std::unique_ptr<const Layer> make_circulant(const Attributes& attributes, const 
 }
 
 std::unique_ptr<const Layer> make_toeplitz(const Attributes& attributes, const std::vector<Tensor>& tables) {
-  return std::make_unique<const Toeplitz>(attributes, tables);
+  return std::make_unique<const Toeplitz>(attributes, "rank", tables, "a table of Toeplitz");
 }
 
 std::unique_ptr<const Layer> make_afdf(const Attributes& attributes, const std::vector<Tensor>& tables) {
-  return std::make_unique<const Afdf>(attributes, tables);
+  return std::make_unique<const Afdf>(attributes, "depth", tables, "a table of AFDF");
 }
 
 }  // namespace ck::ort
