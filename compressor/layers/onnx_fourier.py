@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from compressor.layers.onnx_body import Body, call
-from compressor_kernels.fourier import can_transform
-from compressor_kernels.native import can_dct
+from compressor_kernels.fourier import has_length
 
 if TYPE_CHECKING:
     import onnx
@@ -191,7 +190,7 @@ def circulant_functions(
 
 
 def _circulant_name(in_features: int, out_features: int, size: int, terms: int, expanded: bool) -> str:
-    dense = expanded or size <= DENSE_LIMIT or not can_dct(size)  # a kind without a native operator
+    dense = expanded or size <= DENSE_LIMIT or not has_length("circulant", size)  # a kind without a native operator
     flag = "_expanded" if expanded else ""
     return f"Circulant{'Dense' * dense}_{in_features}x{out_features}_N{size}_T{terms}{flag}"
 
@@ -240,7 +239,7 @@ def afdf_functions(in_features: int, out_features: int, *, size: int, depth: int
 
 
 def _afdf_name(in_features: int, out_features: int, size: int, depth: int) -> str:
-    return f"AFDF{'' if can_transform(size) else 'Dense'}_{in_features}x{out_features}_N{size}_K{depth}"
+    return f"AFDF{'' if has_length('afdf', size) else 'Dense'}_{in_features}x{out_features}_N{size}_K{depth}"
 
 
 # --- Toeplitz-like ----------------------------------------------------------------------------------------------------
@@ -268,4 +267,4 @@ def toeplitz_functions(in_features: int, out_features: int, *, size: int, rank: 
 
 
 def _toeplitz_name(in_features: int, out_features: int, size: int, rank: int) -> str:
-    return f"Toeplitz{'' if can_dct(size) else 'Dense'}_{in_features}x{out_features}_N{size}_R{rank}"
+    return f"Toeplitz{'' if has_length('toeplitz', size) else 'Dense'}_{in_features}x{out_features}_N{size}_R{rank}"

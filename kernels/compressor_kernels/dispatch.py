@@ -41,9 +41,9 @@ def path(x: Tensor, op: str = "dct", n: int | None = None) -> str:
         "fastfood": _always,
         "monarch": _always,
         "csr": _always,
-        "circulant": native.can_dct,
-        "toeplitz": native.can_dct,
-        "afdf": fourier.can_transform,
+        "circulant": partial(fourier.has_length, "circulant"),
+        "toeplitz": partial(fourier.has_length, "toeplitz"),
+        "afdf": partial(fourier.has_length, "afdf"),
     }
     single = {"acdc": gpu.can_cascade, "fwht": gpu.can_fwht, "fastfood": gpu.can_fastfood}
     n = x.shape[-1] if n is None else n
@@ -261,8 +261,7 @@ def _between_transforms(
         y: Tensor | None = quick.call(x, out_features, kind, first, second, bias)
         if y is not None:
             return y
-    n = first.shape[-1]
-    has_length = fourier.can_transform(n) if kind == "afdf" else native.can_dct(n)
+    has_length = fourier.has_length(kind, first.shape[-1])
     if not has_length or _route(native.takes, x, first, bias, *fourier.floating(second)) != "native":
         return None
     described, _ = fourier.describe(kind, x.shape[-1], first, second, bias, out_features)

@@ -43,9 +43,9 @@ class Pair(ctypes.Structure):
     ]
 
 
-def can_transform(n: int) -> bool:
-    """Whether the kernels have complex transforms of this length: any without a prime factor above 7."""
-    return native.can_dct(2 * n)
+def has_length(kind: Kind, n: int) -> bool:
+    """Whether the kernels have the transforms: without a prime factor above 7, and even unless they are complex."""
+    return native.can_dct(2 * n if kind == "afdf" else n)
 
 
 def describe(

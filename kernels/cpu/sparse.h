@@ -83,43 +83,39 @@ CK_INLINE void over_outputs(const ck_csr& m, const Column* column, const Some& s
   }
 }
 
-// One output of one row of x, from single weights.
-template <class Column>
-CK_INLINE float sparse_output(const float* value, const Column* column, int64_t length, const float* x) {
-  V wide[2] = {};
-  int64_t e = 0;
-  for (; e + 2 * W <= length; e += 2 * W) {
-    CK_UNROLL(2)
-    for (int i = 0; i < 2; i++) wide[i] += loadu(value + e + i * W) * numbers(x, column + e + i * W);
-  }
-  alignas(64) float lane[W];
-  store(lane, wide[0] + wide[1]);
+// One output of one row of x, from weights `stride` apart; single weights, side by side, as vectors as far as they go.
+template <bool IS_SINGLE, class Column>
+CK_INLINE float sparse_output(const float* value, int64_t stride, const Column* column, int64_t length, const float* x) {
   float total[4] = {};
-  CK_UNROLL(16)
-  for (int i = 0; i < W; i++) total[i % 4] += lane[i];
+  int64_t e = 0;
+  if constexpr (IS_SINGLE) {
+    V wide[2] = {};
+    for (; e + 2 * W <= length; e += 2 * W) {
+      CK_UNROLL(2)
+      for (int i = 0; i < 2; i++) wide[i] += loadu(value + e + i * W) * numbers(x, column + e + i * W);
+    }
+    alignas(64) float lane[W];
+    store(lane, wide[0] + wide[1]);
+    CK_UNROLL(16)
+    for (int i = 0; i < W; i++) total[i % 4] += lane[i];
+  }
   for (; e + 4 <= length; e += 4)
-    for (int i = 0; i < 4; i++) total[i] += value[e + i] * x[column[e + i]];
-  for (; e < length; e++) total[0] += value[e] * x[column[e]];
+    for (int i = 0; i < 4; i++) total[i] += value[(e + i) * stride] * x[column[e + i]];
+  for (; e < length; e++) total[0] += value[e * stride] * x[column[e]];
   return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
 // One row of x.
 template <bool IS_SINGLE, class Column>
 static __attribute__((noinline)) void sparse_row(const ck_csr& m, const Column* matrix_columns, const float* x, float* y) {
-  const int64_t block = m.block;
+  const int64_t block = IS_SINGLE ? 1 : m.block;
   const auto some = [&](auto outputs, const float* value, const Column* column, int64_t length, int64_t o) {
     constexpr int Q = decltype(outputs)::value;
-    int64_t e = 0;
-    if constexpr (IS_SINGLE) {
-      y[o] = sparse_output(value, column, length, x) + (m.bias ? m.bias[o] : 0.0f);
-    } else if constexpr (Q == 1) {
-      float total[4] = {};
-      for (; e + 4 <= length; e += 4)
-        for (int i = 0; i < 4; i++) total[i] += value[(e + i) * block] * x[column[e + i]];
-      for (; e < length; e++) total[0] += value[e * block] * x[column[e]];
-      y[o] = (total[0] + total[1]) + (total[2] + total[3]) + (m.bias ? m.bias[o] : 0.0f);
+    if constexpr (Q == 1) {
+      y[o] = sparse_output<IS_SINGLE>(value, block, column, length, x) + (m.bias ? m.bias[o] : 0.0f);
     } else {
       constexpr int T = Q / W, sums = 8 / T;  // enough of them to hide what an addition takes
+      int64_t e = 0;
       V total[sums][T] = {};
       const auto add = [&](V* to, int64_t entry) {
         const V a = splat(x[column[entry]]);
