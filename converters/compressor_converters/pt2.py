@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from compressor.errors import CompressorError, reason
-from compressor_converters import pt2_check
+from compressor_converters import pt2_check, pt2_old
 from compressor_converters.calling import plain_output
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
+_MOST = (1 << 31) - 1  # rows of a batch: without an end, torch 2.6 finds the largest integer excluded, and fixes it
 
 FreeAxes = Sequence[Mapping[int, str]]  # for each input, the axes after the batch that may have any length, by name
 
@@ -35,7 +36,7 @@ def is_ours(path: str | Path) -> bool:
     """Whether the exported program in ``path`` was written by `save_pt2`."""
     try:
         with zipfile.ZipFile(path) as file:
-            return any(name.split("/", 1)[-1] == pt2_check.MARK for name in file.namelist())
+            return any(name.endswith((f"/{pt2_check.MARK}", pt2_old.MARK)) for name in file.namelist())
     except (zipfile.BadZipFile, OSError):
         return False
 
@@ -63,8 +64,7 @@ def load_pt2(path: str | Path, *, unsafe: bool = False) -> ExportedProgram:
 
 
 def _quietly_load(path: Path) -> ExportedProgram:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with silence():
         if path.suffix == ".pt2":
             return torch.export.load(path)
         return torch.export.load(io.BytesIO(path.read_bytes()))
@@ -103,7 +103,7 @@ def save_pt2(
         ) from error
     with zipfile.ZipFile(whole) as file, path.open("wb") as out:
         try:
-            _copy(file, pt2_check.cleaned(file, len(whole.getbuffer())), out, mark=True)
+            _copy(file, _cleaned(file, len(whole.getbuffer())), out, mark=True)
         except pt2_check.RefusedError as error:
             raise CompressorError(
                 f"{path.name}: this model cannot be written as an exported program: {error}"
@@ -163,7 +163,7 @@ def free_batch(example: tuple[Tensor, ...], free: FreeAxes = ()) -> tuple[dict[i
 
     The latter within bounds that torch finds: a table of positions, say, has an end.
     """
-    batch = torch.export.Dim("batch", min=1)
+    batch = torch.export.Dim("batch", min=1, max=_MOST)
     further = free if len(free) == len(example) else tuple({} for _ in example)
     return tuple({0: batch, **dict.fromkeys(axes, torch.export.Dim.DYNAMIC)} for axes in further)
 
@@ -173,7 +173,7 @@ def _archive(path: Path, out: BinaryIO | None) -> None:
     try:
         file, size = pt2_check.read(path)
         with file:
-            archive = pt2_check.cleaned(file, size)
+            archive = _cleaned(file, size)
             if out is not None:
                 _copy(file, archive, out, mark=archive.marked)
     except pt2_check.RefusedError as error:
@@ -187,11 +187,18 @@ def _archive(path: Path, out: BinaryIO | None) -> None:
         raise CompressorError(f"{path}: not read as an exported program, it is malformed ({error!s:.80})") from None
 
 
+def _cleaned(file: zipfile.ZipFile, size: int) -> pt2_check.Archive:
+    """Either format: that of torch before 2.8 too, which such a torch writes and any reads."""
+    if pt2_old.is_old(file):
+        return pt2_old.cleaned(file, size)
+    return pt2_check.cleaned(file, size)
+
+
 def _copy(file: zipfile.ZipFile, archive: pt2_check.Archive, out: BinaryIO, *, mark: bool) -> None:
-    texts = archive.texts | ({pt2_check.MARK: b"1"} if mark else {})
+    texts = archive.texts | ({archive.mark: b"1"} if mark else {})
     with zipfile.ZipFile(out, "w") as target:
         for name in sorted([*texts, *archive.payloads]):
-            info = zipfile.ZipInfo("model/" + name, _EPOCH)
+            info = zipfile.ZipInfo(archive.root + name, _EPOCH)
             with target.open(info, "w", force_zip64=name in archive.payloads) as entry:
                 if name in texts:
                     entry.write(texts[name])

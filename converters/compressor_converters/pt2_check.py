@@ -79,6 +79,8 @@ class Archive:
     texts: dict[str, bytes]  # entries made anew: name in the archive -> content
     payloads: dict[str, str]  # entries to copy: name in the archive -> name in the file read
     marked: bool  # written by this project
+    root: str = "model/"  # before each name in the archive
+    mark: str = MARK  # the name of the entry that says so
 
 
 def entries(file: zipfile.ZipFile, size: int, *, unread: str | None = None) -> dict[str, zipfile.ZipInfo]:
@@ -117,10 +119,6 @@ def cleaned(file: zipfile.ZipFile, size: int) -> Archive:
     """Check everything in an exported program; what may be loaded from it, or RefusedError with the reason."""
     found = entries(file, size)
     roots = {name.split("/", 1)[0] for name in found}
-    if "serialized_exported_program.json" in roots:
-        raise RefusedError(
-            "it is of the format before torch 2.8, whose weights are pickles; save it anew with torch.export.save"
-        )
     if len(roots) != 1 or not all("/" in name for name in found):
         raise RefusedError("its entries are not in one folder, as torch.export.save writes them")
     names = {name.split("/", 1)[1]: name for name in found}
@@ -134,18 +132,18 @@ def cleaned(file: zipfile.ZipFile, size: int) -> Archive:
         raise RefusedError("its archive_format is not pt2")
     if "byteorder" in names and file.read(names["byteorder"])[:8] != b"little":
         raise RefusedError("its byte order is not little-endian")
-    program = _json(file, found[names[_MODEL]])
-    _clean_program(program)
-    texts = {_MODEL: _dump(program)}
+    program = read_json(file, found[names[_MODEL]])
+    clean_program(program)
+    texts = {_MODEL: dump(program)}
     payloads: dict[str, str] = {}
     for kind, name in _CONFIGS.items():
-        config = _json(file, found[names[name]])
+        config = read_json(file, found[names[name]])
         folder = name.rsplit("/", 1)[0]
         for payload in _check_config(
             config, kind, folder, {name: found[full].file_size for name, full in names.items()}
         ):
             payloads[payload] = names[payload]
-        texts[name] = _dump(config)
+        texts[name] = dump(config)
     version = file.read(names["archive_version"])
     if not re.fullmatch(rb"\d{1,4}", version.strip()):
         raise RefusedError("its archive_version is not a number")
@@ -167,7 +165,8 @@ def _check_ignored(name: str) -> None:
     raise RefusedError(f"unknown entry '{name[:80]}'")
 
 
-def _json(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, Any]:
+def read_json(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, Any]:
+    """The JSON object in an entry; RefusedError where it is none."""
     if info.file_size > _JSON_LIMIT:
         raise RefusedError(f"'{info.filename}' has {info.file_size:,} bytes, more than {_JSON_LIMIT:,}")
     try:
@@ -179,16 +178,18 @@ def _json(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, Any]:
     return found
 
 
-def _dump(value: object) -> bytes:
+def dump(value: object) -> bytes:
+    """JSON, as short as it gets."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 # --- the program --------------------------------------------------------------------------------
 
 
-def _clean_program(program: dict[str, Any]) -> None:
+def clean_program(program: dict[str, Any]) -> None:
     """Drop what is not needed to run ``program`` (in place) and refuse what could run as code."""
-    program["guards_code"] = []  # Python source
+    if "guards_code" in program:
+        program["guards_code"] = []  # Python source
     module = program.get("graph_module")
     if not isinstance(module, dict):
         raise RefusedError("its program has no graph_module")

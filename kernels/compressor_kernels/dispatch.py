@@ -5,7 +5,7 @@ Layers call these and never `reference` itself: here it is decided what the nati
 - Native, called at once: float32 on the CPU, and float32, float16 and bfloat16 on a GPU (`gpu`), where nothing is
   recorded. A torch operator would cost more than a kernel.
 - Native, as a torch operator (`ops`): where a gradient is wanted, where a tensor is negated lazily, and within
-  ``torch.compile``.
+  ``torch.compile`` (of torch 2.7 and later).
 - Plain torch: every other dtype and device, lengths without a native transform, no library; and while a program is
   exported, so that the file runs where this package is not. On a GPU that is several kernels, the multi-call path.
 """
@@ -24,6 +24,9 @@ from compressor_kernels import fourier, gpu, hadamard, native, ops, quick, refer
 from compressor_kernels import monarch as native_monarch
 
 Route = Literal["reference", "operator", "native"]
+
+# Before 2.7 torch does not tell an export from a compilation: there both are in plain torch.
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def path(x: Tensor, op: str = "dct", n: int | None = None) -> str:
@@ -61,7 +64,7 @@ def _always(n: int) -> bool:
 def _route(takes: Callable[..., bool], x: Tensor, *tables: Tensor | None) -> Route:
     """How a call with these tensors is done by the kernels that ``takes`` speaks for, if they have its length."""
     if torch.compiler.is_compiling():
-        return "reference" if torch.compiler.is_exporting() or not takes(x, *tables) else "operator"
+        return "reference" if _is_exporting() or not takes(x, *tables) else "operator"
     if (
         not takes(x, *tables)
         or torch._C._get_tracing_state() is not None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from targets import BERT, compressed, examples, network, program, script, state
+from targets import BERT, compressed, examples, network, parameters, program, script, state
 
 from compressor_converters.manifest import describe
 
@@ -93,6 +93,7 @@ def seeds() -> dict[str, list[bytes]]:
             re.sub(rb"/[\w./-]*?/site-packages/", b"", entry(program(), "models/model.json"))
         ],  # no machine's paths
         "exported_weights": [entry(program(), "model_weights_config.json")],
+        "exported_before": [entry(parameters(), "data.pkl")],
         "safetensors": [json.dumps(header).encode()],
         "streamed": [json.dumps(header).encode()],
         "onnx": graphs(),

@@ -102,6 +102,14 @@ def state() -> dict[str, bytes]:
 
 
 @cache
+def parameters() -> dict[str, bytes]:
+    """The entries of saved parameters."""
+    out = io.BytesIO()
+    torch.save(dict(network().named_parameters()), out)
+    return unpacked(out.getvalue())
+
+
+@cache
 def examples() -> dict[str, bytes]:
     """The entries of saved data."""
     out = io.BytesIO()
@@ -183,6 +191,23 @@ def exported(folder: Path, data: bytes) -> object:
 def exported_weights(folder: Path, data: bytes) -> object:
     """The list of weights of an exported program."""
     return load_pt2(_pack(folder / "model.pt2", _with(program(), "model_weights_config.json", data)))
+
+
+@target
+def exported_before(folder: Path, data: bytes) -> object:
+    """``data.pkl`` of the weights of an exported program, as torch before 2.8 wrote one."""
+    weights, constants = io.BytesIO(), io.BytesIO()
+    torch.save({}, constants)
+    with zipfile.ZipFile(weights, "w") as file:
+        for name, content in _with(parameters(), "data.pkl", data).items():
+            file.writestr(name, content)
+    entries = {
+        "serialized_exported_program.json": next(v for k, v in program().items() if k.endswith("models/model.json")),
+        "serialized_state_dict.pt": weights.getvalue(),
+        "serialized_constants.pt": constants.getvalue(),
+        "version": b"8.2",
+    }
+    return load_pt2(_pack(folder / "model.pt2", entries))
 
 
 @target
