@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer, build, methods
-from compressor_converters.onnx_file import save_onnx
+from compressor_converters.onnx_file import _name_sizes, save_onnx
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,6 +76,16 @@ def test_stock_onnxruntime_gives_what_torch_gives_at_any_batch(name: str, tmp_pa
     assert len(ours) == bool(layer.onnx_functions())
     compact = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert path.stat().st_size <= 1.2 * compact + 150_000
+
+
+def test_free_sizes_have_our_names_where_the_exporter_left_its_symbols() -> None:
+    batch, words = torch.export.Dim("batch", min=1), torch.export.Dim("words", min=1)
+    values = [ir.Value(name=f"v{i}", shape=ir.Shape(sizes)) for i, sizes in enumerate([["s0", "s1", 7], ["s0"]])]
+    out = ir.Value(name="y", shape=ir.Shape(["s0", "2*s1 + s10", 3]))
+    graph = ir.Graph(values, [out], nodes=[])
+    _name_sizes(graph, ({0: batch, 1: words}, {0: batch}))
+    assert [str(size) for size in out.shape or ()] == ["batch", "2*words + s10", "3"]
+    assert [[str(size) for size in value.shape or ()] for value in values] == [["batch", "words", "7"], ["batch"]]
 
 
 def test_two_exports_give_the_same_bytes_and_nothing_of_the_machine(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ and literals only, so that strict shape inference follows a symbolic batch throu
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 DOMAIN = "compressor"
 DOMAIN_VERSION = 1
 OPSET = 18
+_FLOATS, _WHOLE = ("float", "float16", "bfloat16", "double"), ("int8", "uint8", "uint16", "int32", "int64", "bool")
+_TYPES = [f"tensor({kind})" for kind in (*_FLOATS, *_WHOLE)]
+
+# torch.onnx.ops.symbolic would do for a node of ours, but is of torch 2.8.
+torch.library.define("compressor::onnx_node", "(Tensor[] inputs, str function, str attributes) -> Tensor")
+
+
+@torch.library.register_fake("compressor::onnx_node")  # type: ignore[untyped-decorator]
+def _fake(inputs: Sequence[Tensor], function: str, attributes: str) -> Tensor:
+    return inputs[0].new_empty(*inputs[0].shape[:-1], json.loads(attributes)["out_features"])
 
 
 def call(function: str, inputs: Sequence[Tensor], width: int, /, **attributes: Any) -> Tensor:
@@ -28,16 +39,32 @@ def call(function: str, inputs: Sequence[Tensor], width: int, /, **attributes: A
 
     The names of functions are shortened in a file: all that a reader of the node must know is in its attributes.
     """
-    x = inputs[0]
-    y: Tensor = torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{function}",
-        inputs,
-        {**attributes, "out_features": width},
-        dtype=x.dtype,
-        shape=[*x.shape[:-1], width],
-        version=DOMAIN_VERSION,
-    )
+    said = json.dumps({**attributes, "out_features": width})
+    y: Tensor = torch.ops.compressor.onnx_node(inputs, function, said)
     return y
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """What `torch.onnx.export` must be told of the nodes that `call` makes: its ``custom_translation_table``."""
+    return {torch.ops.compressor.onnx_node.default: _node}
+
+
+def _node(inputs: Sequence[Any], function: Any, attributes: Any) -> Any:
+    import onnx
+    from onnxscript import values
+
+    schema, given = onnx.defs.OpSchema, json.loads(attributes)
+    kinds = {int: schema.AttrType.INT, float: schema.AttrType.FLOAT, str: schema.AttrType.STRING}
+    known = schema(
+        function,
+        DOMAIN,
+        DOMAIN_VERSION,
+        inputs=[schema.FormalParameter(f"input_{i}", f"T{i}") for i in range(len(inputs))],
+        outputs=[schema.FormalParameter("output", "T0")],
+        type_constraints=[(f"T{i}", _TYPES, "") for i in range(len(inputs))],
+        attributes=[schema.Attribute(name, kinds[type(value)]) for name, value in given.items()],
+    )
+    return values.Op(values.Opset(DOMAIN, DOMAIN_VERSION), function, known)(*inputs, **given)
 
 
 class Body:

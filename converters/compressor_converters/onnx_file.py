@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError, reason
 from compressor.layers.base import StructuredLayer, onnx_export
-from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET
+from compressor.layers.onnx_body import DOMAIN, DOMAIN_VERSION, OPSET, translations
 from compressor_converters.calling import plain_output
 from compressor_converters.onnx_names import nodes, shorten_names
-from compressor_converters.pt2 import FreeAxes, silence
+from compressor_converters.pt2 import MOST_ROWS, FreeAxes, silence
 
 if TYPE_CHECKING:
     import onnx
@@ -73,7 +74,7 @@ def _traced(
     model: nn.Module, example: tuple[Tensor, ...], names: list[str], free: FreeAxes
 ) -> tuple[onnx.ModelProto, str | None]:
     """The exporter's model with a dynamic batch, else with the example's own and a note that says why."""
-    batch = torch.export.Dim(_BATCH, min=1)
+    batch = torch.export.Dim(_BATCH, min=1, max=MOST_ROWS)
     sizes = {name: torch.export.Dim(name, min=1) for axes in free for name in axes.values()}
     shapes = tuple(
         {0: batch, **{axis: sizes[name] for axis, name in axes.items()}} if x.ndim else None
@@ -134,10 +135,12 @@ def _export(
             verbose=False,
             external_data=False,
             optimize=False,
+            custom_translation_table=translations(),
         )
         assert program is not None
         optimize_ir(program.model, output_size_limit=_FOLDED)
     _name(program.model.graph, names)
+    _name_sizes(program.model.graph, shapes or ())
     proto: onnx.ModelProto = program.model_proto
     return proto
 
@@ -171,6 +174,30 @@ def _name(graph: ir.Graph, inputs: list[str]) -> None:
             value.name = name
     for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
         value.name = name
+
+
+def _name_sizes(graph: ir.Graph, shapes: Sequence[Any]) -> None:
+    """Name the free sizes of inputs and outputs as ``shapes`` does: torch before 2.8 leaves its own symbols there."""
+    import onnx_ir as ir
+
+    every = shapes[0] if shapes and isinstance(shapes[0], tuple) else shapes
+    asked = [
+        (str(value.shape[axis]), size.__name__)
+        for value, axes in zip(graph.inputs, every, strict=False)
+        if value.shape is not None
+        for axis, size in (axes or {}).items()
+    ]
+    names = {symbol: name for symbol, name in asked if symbol != name and symbol.isidentifier()}
+    if not names:
+        return
+    symbols = re.compile(rf"\b({'|'.join(names)})\b")
+    for value in (*graph.inputs, *graph.outputs):
+        if value.shape is not None:
+            sizes = [
+                size if isinstance(size, int) else symbols.sub(lambda found: names[found[1]], str(size.value))
+                for size in value.shape
+            ]
+            value.shape = ir.Shape(sizes)
 
 
 def bodies(model: nn.Module, proto: onnx.ModelProto) -> list[onnx.FunctionProto]:

@@ -22,7 +22,7 @@ from compressor_converters.calling import plain_output
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
-_MOST = (1 << 31) - 1  # rows of a batch: without an end, torch 2.6 finds the largest integer excluded, and fixes it
+MOST_ROWS = (1 << 31) - 1  # of a batch: without an end, torch 2.6 finds the largest integer excluded, and fixes it
 
 FreeAxes = Sequence[Mapping[int, str]]  # for each input, the axes after the batch that may have any length, by name
 
@@ -163,7 +163,7 @@ def free_batch(example: tuple[Tensor, ...], free: FreeAxes = ()) -> tuple[dict[i
 
     The latter within bounds that torch finds: a table of positions, say, has an end.
     """
-    batch = torch.export.Dim("batch", min=1, max=_MOST)
+    batch = torch.export.Dim("batch", min=1, max=MOST_ROWS)
     further = free if len(free) == len(example) else tuple({} for _ in example)
     return tuple({0: batch, **dict.fromkeys(axes, torch.export.Dim.DYNAMIC)} for axes in further)
 
