@@ -21,7 +21,7 @@ from compressor_kernels import build_cuda, cuda, dispatch, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 SINGLE = "cuda single-call"
-ACDC_SIZES = [128, 256, 512, 1024, 2048, 4096, 8192, 16384]
+ACDC_SIZES = [2**p for p in range(7, 17)]
 HADAMARD_SIZES = [2**p for p in range(6, 15)]
 ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 

@@ -184,7 +184,7 @@ def test_the_same_call_gives_the_same_bytes(kernels: cuda.Kernels) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@pytest.mark.parametrize("n", [64, 100, 192, 32768])
+@pytest.mark.parametrize("n", [64, 100, 192, 131072])
 def test_other_lengths_take_the_multi_call_path_and_the_library_refuses_them(n: int, kernels: cuda.Kernels) -> None:
     case, _ = acdc_case(n)
     assert dispatch.path(data(2, n), "acdc") == "reference (cpu)"
@@ -257,8 +257,18 @@ def test_tensors_on_two_devices_are_not_the_kernels(kernels: cuda.Kernels) -> No
 def test_a_row_too_long_for_a_small_gpu_takes_the_multi_call_path(
     kernels: cuda.Kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "_shared", {torch.device("cpu"): 99 * 1024})
+    monkeypatch.setattr(kernels, "_limits", {torch.device("cpu"): cuda.Limits(99 * 1024, 16384)})
     assert [dispatch.path(data(1, n), "fwht") == SINGLE for n in (16384, 32768)] == [True, False]
+    assert [dispatch.path(data(1, n), "acdc") == SINGLE for n in (16384, 32768)] == [True, False]
+
+
+def test_a_long_cascade_takes_the_multi_call_path_on_a_gpu_without_clusters(
+    kernels: cuda.Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, _ = acdc_case(32768, rows=1)
+    monkeypatch.setattr(kernels, "_limits", {torch.device("cpu"): cuda.Limits(227 * 1024, 16384)})
+    monkeypatch.setattr(kernels, "acdc", None)
+    assert torch.equal(dispatch.acdc(*case.inputs, None, 32768), case.formula(*case.inputs))
 
 
 def test_a_case_notices_a_wrong_gradient(kernels: cuda.Kernels) -> None:
@@ -375,4 +385,4 @@ def test_the_compiled_library_loads_and_says_in_words_that_there_is_no_gpu(compi
     assert torch.equal(kernels.table(1024, device), built.table(1024, device))
     if not torch.cuda.is_available():
         with pytest.warns(RuntimeWarning, match="no CUDA kernels, plain torch runs on the GPU instead"):
-            assert kernels.shared_bytes(device) == 0
+            assert kernels.limits(device) == (0, 0)

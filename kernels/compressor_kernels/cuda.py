@@ -14,14 +14,14 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from ctypes import c_char_p, c_int, c_int64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from compressor_kernels.native import as_rows
 
-VERSION = 3
+VERSION = 4
 RELU, FIRST_FIXED, ACDC_INDEX_16 = 1, 4, 8  # flags of a cascade
 FASTFOOD_INDEX_16 = 1
 SUFFIX = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -49,7 +49,7 @@ _P, _N = c_void_p, c_int64
 _SIGNATURES: dict[str, tuple[type, list[Any]]] = {
     "version": (c_int, []),
     "error_string": (c_char_p, [c_int]),
-    "probe": (c_int, [ctypes.POINTER(_N)]),
+    "probe": (c_int, [ctypes.POINTER(_N)] * 2),
     "acdc_table_size": (_N, [_N]),
     "acdc_table": (c_int, [_N, _P]),
     "acdc_workspace": (_N, [_N, _N, _N]),
@@ -104,24 +104,31 @@ def _warn(why: str) -> None:
     warnings.warn(f"no CUDA kernels, plain torch runs on the GPU instead, slower: {why}", RuntimeWarning, stacklevel=4)
 
 
+class Limits(NamedTuple):
+    """What a device has room for."""
+
+    shared_bytes: int  # that a block may take: four times a row of Fastfood or of a Walsh–Hadamard transform
+    longest_cascade: int
+
+
 class Kernels:
     """The library's functions on tensors of one device; the tests put the emulator in its place."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
         self._tables: dict[tuple[int, torch.device], Tensor] = {}
-        self._shared: dict[torch.device, int] = {}
+        self._limits: dict[torch.device, Limits] = {}
 
-    def shared_bytes(self, device: torch.device) -> int:
-        """How much shared memory a block may take on ``device``; 0, said once, where no kernel was compiled for it."""
-        if device not in self._shared:
-            found = c_int64()
+    def limits(self, device: torch.device) -> Limits:
+        """What ``device`` has room for: nothing, said once, where no kernel was compiled for it."""
+        if device not in self._limits:
+            shared_bytes, longest = c_int64(), c_int64()
             with on_device(device):
-                error = self.library.ck_cuda_probe(ctypes.byref(found))
+                error = self.library.ck_cuda_probe(ctypes.byref(shared_bytes), ctypes.byref(longest))
             if error:
                 _warn(f"{device}: {self.library.ck_cuda_error_string(error).decode()}")
-            self._shared[device] = 0 if error else found.value
-        return self._shared[device]
+            self._limits[device] = Limits(0, 0) if error else Limits(shared_bytes.value, longest.value)
+        return self._limits[device]
 
     def stream(self, x: Tensor) -> int:
         """The stream that ``x``'s device works on, as a number."""

@@ -52,7 +52,8 @@ def path(x: Tensor, op: str = "dct", n: int | None = None) -> str:
     n = x.shape[-1] if n is None else n
     if op in known and known[op](n) and _route(native.takes, x) != "reference":
         return native.describe(op, n, x.numel() // max(1, x.shape[-1]))
-    if op in single and single[op](n) and _route(gpu.takes, x) != "reference":
+    takes = partial(gpu.takes_cascade, n) if op == "acdc" else gpu.takes
+    if op in single and single[op](n) and _route(takes, x) != "reference":
         return "cuda single-call"
     return "reference (cuda multi-call)" if x.is_cuda else f"reference ({x.device.type})"
 
@@ -114,7 +115,7 @@ def acdc(
         if route == "operator":
             return ops.acdc(x, a, d, bias, permutation, out_features, relu, separable)
     if not separable and gpu.can_cascade(int(d.shape[1])):
-        route = _route(gpu.takes, x, a, d, bias, permutation)
+        route = _route(partial(gpu.takes_cascade, int(d.shape[1])), x, a, d, bias, permutation)
         if route == "native":
             return gpu.acdc(_widened(x, d), a, d, bias, permutation, out_features, relu)
         if route == "operator":

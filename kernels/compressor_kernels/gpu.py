@@ -12,7 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
-from compressor_kernels.cuda import SUFFIX, Kernels, library
+from compressor_kernels.cuda import SUFFIX, Kernels, Limits, library
 from compressor_kernels.reference import bend
 
 DEVICE = "cuda"  # the tests put "cpu" and the emulation in its place
@@ -20,8 +20,8 @@ _READ = {*SUFFIX, torch.uint16, torch.int32, torch.int64}
 
 
 def can_cascade(n: int) -> bool:
-    """Whether there is a kernel for cascades of this length."""
-    return 128 <= n <= 16384 and n & (n - 1) == 0
+    """Whether there is a kernel for cascades of this length: past 16,384 on GPUs whose blocks form clusters."""
+    return 128 <= n <= 65536 and n & (n - 1) == 0
 
 
 def can_fastfood(n: int) -> bool:
@@ -36,21 +36,32 @@ def can_fwht(n: int) -> bool:
 
 def takes(x: Tensor, *tables: Tensor | None) -> bool:
     """Whether all are on one GPU and of a type that the kernels read, and a row fits in a block's shared memory."""
-    if x.device.type != DEVICE or x.dtype not in SUFFIX:
+    if not _reads(x, *tables):
         return False
-    for table in tables:
-        if table is not None and (table.device != x.device or table.dtype not in _READ):
-            return False
-    fits: bool = 4 * x.shape[-1] <= shared_bytes(x.device.index)
+    fits: bool = 4 * x.shape[-1] <= _limits(x.device.index).shared_bytes
     return fits
 
 
+def takes_cascade(n: int, x: Tensor, *tables: Tensor | None) -> bool:
+    """Whether all are on one GPU, which has room for a cascade of length ``n``, and of a type that the kernels read."""
+    if not _reads(x, *tables):
+        return False
+    fits: bool = n <= _limits(x.device.index).longest_cascade
+    return fits
+
+
+def _reads(x: Tensor, *tables: Tensor | None) -> bool:
+    if x.device.type != DEVICE or x.dtype not in SUFFIX:
+        return False
+    return all(table is None or (table.device == x.device and table.dtype in _READ) for table in tables)
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def shared_bytes(index: int | None) -> int:
-    """Shared memory that a block may take on a GPU; 0 where there are no kernels for it."""
+def _limits(index: int | None) -> Limits:
+    """What a GPU has room for; nothing where there are no kernels for it."""
     found = kernels()
     device = torch.device(DEVICE) if index is None else torch.device(DEVICE, index)
-    return 0 if found is None else found.shared_bytes(device)
+    return Limits(0, 0) if found is None else found.limits(device)
 
 
 @functools.cache

@@ -3,8 +3,9 @@
 namespace ck {
 
 template <class P>
-__global__ void __launch_bounds__(P::threads, P::forward_blocks)
+__global__ void __launch_bounds__(P::block_threads, P::forward_blocks)
     acdc_forward_kernel(const AcdcTask task, const Rows x, const Rows y) {
+  if constexpr (P::ranks > 1 && !CK_HAS_CLUSTERS) return;  // never started there
   extern __shared__ float4 shared[];
   DeviceBlock<P, AcdcLane> block(reinterpret_cast<float*>(shared));
   acdc_forward<P>(block, task, x, y);

@@ -63,20 +63,46 @@ CK_HD void pass_1_back(AcdcLane<P>& lane, Points points, const Complex* tables) 
   }
 }
 
-template <class P, bool back, class Points>
-CK_HD void pass_2(AcdcLane<P>& lane, Points points, const Complex* tables) {
+// One step of pass 2: butterflies of `radix` within every `length` points of a row-block.
+template <class P, int radix, int length, int tables_at, bool back, class Points>
+CK_HD void step_2(AcdcLane<P>& lane, Points points, const Complex* tables) {
+  constexpr int step = length / radix, parts = P::S / length;
   CK_UNROLL
-  for (int i = 0; i < P::E / P::R2; ++i) {
-    const int b = lane.t + P::T * i, k1 = b / P::R, n3 = b % P::R;
-    Complex* v = lane.v + i * P::R2;
+  for (int i = 0; i < P::E / radix; ++i) {
+    const int b = lane.t + P::T * i, part = b / step, inner = b % step;
+    const int k1 = part / parts, within = part % parts * length + inner;
+    Complex* v = lane.v + i * radix;
     CK_UNROLL
-    for (int n = 0; n < P::R2; ++n) v[n] = points.get(P::place(k1, n * P::R + n3));
-    const Complex* table = tables + AcdcTables<P>::second + n3;
-    if (back) TwiddleDigits<P::R2>::template apply<true>(v, table, P::R);
-    Dft<P::R2, back>::run(v);
-    if (!back) TwiddleDigits<P::R2>::template apply<false>(v, table, P::R);
+    for (int n = 0; n < radix; ++n) v[n] = points.get(P::place(k1, within + n * step));
+    const Complex* table = tables + tables_at + inner;
+    if (back) TwiddleDigits<radix>::template apply<true>(v, table, step);
+    Dft<radix, back>::run(v);
+    if (!back) TwiddleDigits<radix>::template apply<false>(v, table, step);
     CK_UNROLL
-    for (int n = 0; n < P::R2; ++n) points.put(P::place(k1, n * P::R + n3), v[n]);
+    for (int n = 0; n < radix; ++n) points.put(P::place(k1, within + n * step), v[n]);
+  }
+}
+
+template <class P, bool back, class Block>
+CK_HD void pass_2(Block& block, const Complex* tables) {
+  const auto first = [&](auto& lane) {
+    step_2<P, P::R2A, P::S, AcdcTables<P>::second, back>(lane, block.points(lane), tables);
+  };
+  const auto second = [&](auto& lane) {
+    if constexpr (P::R2B > 1)
+      step_2<P, P::R2B, P::R2B * P::R, AcdcTables<P>::third, back>(lane, block.points(lane), tables);
+  };
+  if constexpr (P::R2B > 1 && back) {
+    block.each(second);
+    block.sync();
+  }
+  if constexpr (P::R2 > 1) {
+    block.each(first);
+    block.sync();
+  }
+  if constexpr (P::R2B > 1 && !back) {
+    block.each(second);
+    block.sync();
   }
 }
 
@@ -110,7 +136,7 @@ CK_HD void pass_3(AcdcLane<P>& lane, Points points) {
     const int q = group<P>(lane.t, side);
     Complex* v = lane.v + side * P::R;
     CK_UNROLL
-    for (int n3 = 0; n3 < P::R; ++n3) v[n3] = points.get(P::place(q % P::R, q / P::R * P::R + n3));
+    for (int n3 = 0; n3 < P::R; ++n3) v[n3] = points.get(P::place(q % P::R, P::second(q / P::R) * P::R + n3));
     Dft<P::R, false>::run(v);
   }
   if (lane.t == 0) sort_first<P, false>(lane.v);
@@ -125,7 +151,7 @@ CK_HD void pass_3_back(AcdcLane<P>& lane, Points points) {
     Complex* v = lane.v + side * P::R;
     Dft<P::R, true>::run(v);
     CK_UNROLL
-    for (int n3 = 0; n3 < P::R; ++n3) points.put(P::place(q % P::R, q / P::R * P::R + n3), v[n3]);
+    for (int n3 = 0; n3 < P::R; ++n3) points.put(P::place(q % P::R, P::second(q / P::R) * P::R + n3), v[n3]);
   }
 }
 
@@ -182,19 +208,13 @@ template <class P, class Block>
 CK_HD void to_spectrum(Block& block, const Complex* tables) {
   block.each([&](auto& lane) { pass_1<P>(lane, block.points(lane), tables); });
   block.sync();
-  if constexpr (P::R2 > 1) {
-    block.each([&](auto& lane) { pass_2<P, false>(lane, block.points(lane), tables); });
-    block.sync();
-  }
+  pass_2<P, false>(block, tables);
 }
 
 template <class P, class Block>
 CK_HD void from_spectrum(Block& block, const Complex* tables) {
   block.sync();
-  if constexpr (P::R2 > 1) {
-    block.each([&](auto& lane) { pass_2<P, true>(lane, block.points(lane), tables); });
-    block.sync();
-  }
+  pass_2<P, true>(block, tables);
   block.each([&](auto& lane) { pass_1_back<P>(lane, block.points(lane), tables); });
 }
 

@@ -61,6 +61,17 @@ inline int check_acdc(const ck_cuda_acdc* c, int64_t rows) {
   return aligned(c->a) && aligned(c->d) && aligned(c->bias) && aligned(c->permutation) && aligned(c->tables) ? CK_CUDA_OK : CK_CUDA_ERROR_ARGUMENT;
 }
 
+// The longest cascade of a device whose blocks take so many bytes of shared memory; 0 where it has none.
+inline int64_t longest_acdc_for(int64_t shared_bytes, bool has_clusters) {
+  int64_t found = 0;
+  for (int64_t n = acdc_smallest; n <= acdc_largest; n *= 2)
+    with_acdc_plan(n, [&](auto plan) {
+      using P = decltype(plan);
+      if (P::shared_bytes <= shared_bytes && (P::ranks == 1 || has_clusters)) found = n;
+    });
+  return found;
+}
+
 inline AcdcTask acdc_task(const ck_cuda_acdc* c, int64_t rows) {
   const int k = static_cast<int>(c->k);
   return {rows,

@@ -199,8 +199,9 @@ struct Emulator {
     std::memcpy(to, from, static_cast<size_t>(bytes));
     return CK_CUDA_OK;
   }
-  int probe(int64_t* shared_bytes) const {
+  int probe(int64_t* shared_bytes, int64_t* longest_acdc) const {
     *shared_bytes = 128 * 1024;
+    *longest_acdc = longest_acdc_for(*shared_bytes, true);
     return CK_CUDA_OK;
   }
   int reduce(const float* sums, int64_t stride, int64_t teams, int64_t count, float* to) const {

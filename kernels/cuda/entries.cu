@@ -27,13 +27,14 @@ int Device::reduce(const float* sums, int64_t stride, int64_t teams, int64_t cou
   return runtime_error(cudaGetLastError());
 }
 
-int Device::probe(int64_t* shared_bytes) const {
+int Device::probe(int64_t* shared_bytes, int64_t* longest_acdc) const {
   cudaFuncAttributes attributes;
   int device = 0, bytes = 0;
   cudaError_t error = cudaFuncGetAttributes(&attributes, reduce_kernel);
   if (error == cudaSuccess) error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   *shared_bytes = bytes;
+  *longest_acdc = longest_acdc_for(bytes, has_clusters());
   (void)cudaGetLastError();  // else the caller's next question about errors would find this one
   return runtime_error(error);
 }

@@ -20,6 +20,7 @@ struct HadamardPlan {
   static constexpr int T = N / E;
   static constexpr int threads = T < 128 ? (T <= 32 ? 128 : T) : T;
   static constexpr int teams = threads / T;
+  static constexpr int ranks = 1, block_threads = threads;  // no clusters
   static constexpr bool one_warp = T <= 32;
   static constexpr int pitch = (N + (T < 32 ? T : 0)) / 2;  // of rows in shared memory, in pairs of floats
   static constexpr int shared_bytes = teams * pitch * 8;

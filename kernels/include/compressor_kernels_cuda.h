@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define CK_CUDA_VERSION 3
+#define CK_CUDA_VERSION 4
 
 enum {
   CK_CUDA_OK = 0,
@@ -29,7 +29,7 @@ enum {
 
 /* A cascade y = ((x * a) C * d + bias) C^T, k times; before each member but the first a ReLU (where asked) and then
  * h[i] = h[permutation[i]]. The input is filled up to n with zeros, the first `columns_out` outputs are kept.
- * n is a power of two, 128 to 16,384. */
+ * n is a power of two, 128 to 65,536; past 16,384 a row is one of a cluster of blocks, which not every device has. */
 enum {
   CK_CUDA_ACDC_RELU = 1,
   CK_CUDA_ACDC_FIRST_FIXED = 4, /* a of the first member is 1 and not stored: `a` has k - 1 rows */
@@ -60,9 +60,10 @@ typedef struct ck_cuda_fastfood {
 CK_CUDA_API int ck_cuda_version(void);
 CK_CUDA_API const char* ck_cuda_error_string(int error);
 
-/* Whether the present device runs these kernels (an error where none was compiled for it), and how many bytes of shared
- * memory a block may take there. A row of n takes 4 n; with less, a call returns an error. */
-CK_CUDA_API int ck_cuda_probe(int64_t* shared_bytes);
+/* Whether the present device runs these kernels (an error where none was compiled for it), how many bytes of shared
+ * memory a block may take there, and the longest cascade. Of the other kernels a row of n takes 4 n bytes. Where a device
+ * has less, a call returns an error. */
+CK_CUDA_API int ck_cuda_probe(int64_t* shared_bytes, int64_t* longest_acdc);
 
 /* The twiddles of length n: how many floats (0: no kernel for n), and their values, into host memory. */
 CK_CUDA_API int64_t ck_cuda_acdc_table_size(int64_t n);

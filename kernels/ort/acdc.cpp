@@ -68,6 +68,9 @@ class Acdc final : public Layer {
   std::unique_ptr<const DeviceLayer> on_device(const Cuda& cuda) const override {
     const int64_t size = cuda.acdc_table_size(cascade_.n);
     if (!size || cascade_.flags & CK_ACDC_SEPARABLE) return nullptr;
+    int64_t shared_bytes = 0, longest = 0;
+    cuda.check(cuda.probe(&shared_bytes, &longest));
+    if (cascade_.n > longest) return nullptr;
     std::vector<float> twiddles(static_cast<size_t>(size));
     cuda.check(cuda.acdc_table(cascade_.n, twiddles.data()));
     Upload permutation = small_permutation_.empty() ? Upload(cuda, permutation_) : Upload(cuda, small_permutation_);

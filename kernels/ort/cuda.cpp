@@ -24,7 +24,8 @@ std::unique_ptr<const Cuda> loaded(const std::string& path) {
   bool is_whole = find(library, "version", version) && version() == CK_CUDA_VERSION;
   is_whole = is_whole && find(library, "error_string", found.error_string) && find(library, "upload", found.upload) &&
              find(library, "release", found.release) && find(library, "copy", found.copy) &&
-             find(library, "acdc_table_size", found.acdc_table_size) && find(library, "acdc_table", found.acdc_table);
+             find(library, "probe", found.probe) && find(library, "acdc_table_size", found.acdc_table_size) &&
+             find(library, "acdc_table", found.acdc_table);
   const char* const types[] = {"_f32", "_f16", "_bf16"};
   for (int i = 0; i < 3 && is_whole; i++)
     is_whole = find(library, std::string("acdc_forward") + types[i], found.acdc_forward[i]) &&

@@ -14,6 +14,7 @@ namespace ck::ort {
 // The library's functions that a session needs; those of several types are found by `typed`.
 struct Cuda {
   decltype(&ck_cuda_error_string) error_string;
+  decltype(&ck_cuda_probe) probe;
   decltype(&ck_cuda_acdc_table_size) acdc_table_size;
   decltype(&ck_cuda_acdc_table) acdc_table;
   decltype(&ck_cuda_upload) upload;
