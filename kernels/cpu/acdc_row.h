@@ -5,8 +5,7 @@
 #pragma once
 
 #include "gather.h"
-#include "outer.h"
-#include "table.h"
+#include "row_lanes.h"
 
 namespace ck::CK_ISA {
 
@@ -49,132 +48,21 @@ CK_INLINE void apply_ends(const float* t, const float* second, const Ends& ends,
   zr = cr + fr, zi = ci + fi, yr = cr - fr, yi = fi - ci;
 }
 
-// W vectors of the columns' transform, times twist, turned around, and transformed across what were the lanes; into
-// `line`, slot after slot.
-#if LANES == 8  // halves of vectors i and i + 4 are loaded together: half of turning them around
-CK_INLINE V load_halves(const float* low, const float* high) {
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_load_ps(low)), _mm_load_ps(high), 1);
-}
-
-CK_INLINE void store_halves(float* low, float* high, V v) {
-  _mm_store_ps(low, _mm256_castps256_ps128(v)), _mm_store_ps(high, _mm256_extractf128_ps(v, 1));
-}
-
-static void across_lanes(const float* z, const float* twist, const int32_t* position, float* line) {
-  CK_UNROLL(2)
-  for (int half = 0; half < 2; half++) {
-    V re[4], im[4];
-    CK_UNROLL(4)
-    for (int i = 0; i < 4; i++) {
-      const float *low = z + int64_t{position[i]} + 4 * half, *high = z + int64_t{position[i + 4]} + 4 * half;
-      const V r = load_halves(low, high), m = load_halves(low + W, high + W);
-      const V c = load(twist + 2 * W * (4 * half + i)), s = load(twist + 2 * W * (4 * half + i) + W);
-      re[i] = r * c - m * s, im[i] = r * s + m * c;
-    }
-    transpose_four(re);
-    transpose_four(im);
-    CK_UNROLL(4)
-    for (int i = 0; i < 4; i++) store(line + 2 * W * (4 * half + i), re[i]), store(line + 2 * W * (4 * half + i) + W, im[i]);
-  }
-  const auto get = [&](int i, V& re, V& im) __attribute__((always_inline)) {
-    re = load(line + 2 * W * i), im = load(line + 2 * W * i + W);
-  };
-  const auto put = [&](int i, V re, V im) __attribute__((always_inline)) {
-    store(line + 2 * W * i, re), store(line + 2 * W * i + W, im);
-  };
-  forward_eight_by_halves<false>(get, put, nullptr);
-}
-
-static void back_across_lanes(float* z, const float* twist, const int32_t* position, float* line) {
-  const auto get = [&](int i, V& re, V& im) __attribute__((always_inline)) {
-    re = load(line + 2 * W * i), im = load(line + 2 * W * i + W);
-  };
-  const auto put = [&](int i, V re, V im) __attribute__((always_inline)) {
-    store(line + 2 * W * i, re), store(line + 2 * W * i + W, im);
-  };
-  backward_eight_by_halves<false>(get, put, nullptr);
-  CK_UNROLL(2)
-  for (int half = 0; half < 2; half++) {
-    V re[4], im[4];
-    CK_UNROLL(4)
-    for (int i = 0; i < 4; i++) re[i] = load(line + 2 * W * (4 * half + i)), im[i] = load(line + 2 * W * (4 * half + i) + W);
-    transpose_four(re);
-    transpose_four(im);
-    CK_UNROLL(4)
-    for (int i = 0; i < 4; i++) {
-      float *low = z + int64_t{position[i]} + 4 * half, *high = z + int64_t{position[i + 4]} + 4 * half;
-      const V c = load(twist + 2 * W * (4 * half + i)), s = load(twist + 2 * W * (4 * half + i) + W);
-      store_halves(low, high, re[i] * c + im[i] * s), store_halves(low + W, high + W, im[i] * c - re[i] * s);
-    }
-  }
-}
-#else
-static void across_lanes(const float* z, const float* twist, const int32_t* position, float* line) {
-  V re[W], im[W];
-  CK_UNROLL(16)
-  for (int i = 0; i < W; i++) {
-    const float *from = z + int64_t{position[i]}, *factor = twist + 2 * W * i;
-    const V r = load(from), m = load(from + W), c = load(factor), s = load(factor + W);
-    re[i] = r * c - m * s, im[i] = r * s + m * c;
-  }
-  transpose(re);
-  transpose(im);
-  bf<W>(re, im);
-  CK_UNROLL(16)
-  for (int i = 0; i < W; i++) store(line + 2 * W * i, re[i]), store(line + 2 * W * i + W, im[i]);
-}
-
-static void back_across_lanes(float* z, const float* twist, const int32_t* position, float* line) {
-  V re[W], im[W];
-  CK_UNROLL(16)
-  for (int i = 0; i < W; i++) re[i] = load(line + 2 * W * i), im[i] = load(line + 2 * W * i + W);
-  bf<W>(im, re);
-  transpose(re);
-  transpose(im);
-  CK_UNROLL(16)
-  for (int i = 0; i < W; i++) {
-    float* to = z + int64_t{position[i]};
-    const float* factor = twist + 2 * W * i;
-    const V c = load(factor), s = load(factor + W);
-    store(to, re[i] * c + im[i] * s), store(to + W, im[i] * c - re[i] * s);
-  }
-}
-#endif
-
-// In lane 0 of group 0 the pairs are others: this brings them to where the loop over slots expects them, and back.
-static void exchange_special(float* a, float* b, bool is_back) {
-  float kept[4 * W], *const of_b = kept + 2 * W;
-  for (int i = 0; i < 2 * W; i++) kept[i] = a[i * W], of_b[i] = b[i * W];
-  for (int i = 0; i < W; i++) {  // re and im of the slots below half, and of those above
-    const int above = W + i, next = W + (i + 2) % W;
-    if (is_back)
-      b[i * W] = kept[above], b[above * W] = of_b[i], a[next * W] = of_b[above];
-    else
-      a[above * W] = of_b[i], b[i * W] = of_b[above], b[above * W] = kept[next];
-  }
-}
-
 template <bool IS_SPECIAL, bool HAS_BIAS>
 static void map_group(const RowView& plan, int64_t group, float* z, const float* d, const float* bias) {
-  const int32_t* position = plan.position + 2 * W * group;
-  const float* twist = plan.twist + 4 * W * W * group;
-  alignas(64) float a[2 * W * W], b[2 * W * W];
-  across_lanes(z, twist, position, a);
-  across_lanes(z, twist + 2 * W * W, position + W, b);
-  if (IS_SPECIAL) exchange_special(a, b, false);
+  RowGroup both;
+  enter_group<IS_SPECIAL>(plan, group, z, both);
   for (int slot = 0; slot < W; slot++) {
     Ends ends;
     load_ends<IS_SPECIAL>(plan, group, slot, d, ends.d);
     if (HAS_BIAS) load_ends<IS_SPECIAL>(plan, group, slot, bias, ends.bias);
     const float* t = plan.matrix + (group * W + slot) * 4 * W;
-    float *near = a + 2 * W * slot, *far = b + 2 * W * (W - 1 - slot);
+    float *near = both.near_at(slot), *far = both.far_at(slot);
     V zr = load(near), zi = load(near + W), yr = load(far), yi = load(far + W);
     apply_ends<HAS_BIAS>(t, IS_SPECIAL && slot == 0 ? plan.second : t + 2 * W, ends, zr, zi, yr, yi);
     store(near, zr), store(near + W, zi), store(far, yr), store(far + W, yi);
   }
-  if (IS_SPECIAL) exchange_special(a, b, true);
-  back_across_lanes(z, twist, position, a);
-  back_across_lanes(z, twist + 2 * W * W, position + W, b);
+  leave_group<IS_SPECIAL>(plan, group, z, both);
 }
 
 template <bool HAS_BIAS>
@@ -249,31 +137,25 @@ static void acdc_row_forward(const AcdcRowCall& call) {
   const ck_acdc& c = *call.cascade;
   const RowView& plan = call.plan;
   float *z = call.scratch, *h = z + plan.n + 2 * W;
-  store(z + plan.n, zero()), store(z + plan.n + W, zero());  // the dummy
+  clear_dummy(plan, z);
   for (int64_t row = 0; row < call.rows; row++) {
     const float* x = call.x + row * call.x_stride;
     float* y = call.y + row * call.y_stride;
     for (int64_t k = 0; k < c.k; k++) {
       enter_member(call, k, x, h, z);
-      for (int64_t i = 0; i < plan.pass_count; i++) forward_pass(plan.passes[i], z, plan.length);
+      columns_forward(plan, z);
       const float* d = c.d + k * c.n;
       if (c.bias)
         map_groups<true>(plan, z, d, c.bias + k * c.n);
       else
         map_groups<false>(plan, z, d, nullptr);
-      for (int64_t i = plan.pass_count; i-- > 0;) backward_pass(plan.passes[i], z, plan.length);
+      columns_backward(plan, z);
       if (k + 1 < c.k && c.flags & CK_ACDC_RELU)
         leave_row(plan, z, [&](int64_t i, V v) { store(h + i, relu(v)); });
       else if (k + 1 < c.k)
         leave_row(plan, z, [&](int64_t i, V v) { store(h + i, v); });
       else
-        leave_row(plan, z, [&](int64_t i, V v) {
-          if (i + W <= c.columns_out) {
-            storeu(y + i, v);
-          } else {
-            for (int64_t j = i; j < c.columns_out; j++) y[j] = v[j - i];
-          }
-        });
+        leave_row(plan, z, [&](int64_t i, V v) { store_part(y + i, v, c.columns_out - i); });
     }
   }
 }

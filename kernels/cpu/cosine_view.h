@@ -37,6 +37,18 @@ struct CosineView {
   int64_t family_count;
 };
 
+// A RowPlan's tables (row_plan.h).
+struct RowView {
+  int64_t n, m, length;
+  const Pass* passes;
+  int64_t pass_count;
+  const float* twist;
+  const int32_t* position;
+  int64_t groups;
+  const float *matrix, *second;
+  const int32_t* special;
+};
+
 // A buffer is as many vectors long, whatever their width: a multiple of 64 bytes.
 inline int64_t buffer_vectors(int64_t vectors) { return (vectors + 3) / 4 * 4; }
 

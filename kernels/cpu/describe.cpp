@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cosine.h"
+#include "fourier_plan.h"
 #include "parallel.h"
 #include "row_plan.h"
 #include "separable_plan.h"
@@ -46,10 +47,12 @@ std::string described(const char* op, int64_t n, int64_t batch) {
   const std::string structured = structured_path(op, n, batch);
   if (!structured.empty()) return name + structured;
   if (!std::strcmp(op, "acdc2d")) return name + separable_path(n, batch, build);
-  if (!std::strcmp(op, "afdf")) return name + " " + cosine_path(2 * n, build.radix) + ", rows on lanes";
+  const bool is_fourier = !std::strcmp(op, "circulant") || !std::strcmp(op, "toeplitz") || !std::strcmp(op, "afdf");
+  if (!std::strcmp(op, "afdf")) n *= 2;  // of a real transform with as many complex numbers
   if (!CosinePlan::supports(n)) return name + " matrix";
-  const bool is_single = !std::strcmp(op, "acdc") && RowPlan::supports(n, build.lanes) &&
-                         batch < build.lanes && single_rows(batch, build.lanes) == batch;
+  const bool is_single = is_fourier ? goes_across_lanes(n, batch, build.lanes)
+                                    : !std::strcmp(op, "acdc") && RowPlan::supports(n, build.lanes) &&
+                                          batch < build.lanes && single_rows(batch, build.lanes) == batch;
   if (is_single) {
     const RowPlan& plan = cached<RowPlan::Key, RowPlan>({n, build.lanes});
     return name + " fft " + passes_of(plan.passes) + "." + std::to_string(plan.lanes) + ", a row across lanes";

@@ -30,10 +30,24 @@ struct FourierCall {
   float* scratch;
 };
 
+// A layer over rows one by one. `scratch` has `row_scratch` floats, aligned to 64 bytes.
+template <class Layer>
+struct FourierRowCall {
+  const Layer* layer;
+  RowView plan;
+  const float* twist;  // (m, 2), of a FourierPlan
+  const float* x;
+  float* y;
+  int64_t rows, x_stride, y_stride;
+  float* scratch;
+};
+
 template <class Layer>
 struct FourierKernel {
   void (*pack)(const FourierCall<Layer>&);
   void (*forward)(const FourierCall<Layer>&);
+  int64_t (*row_scratch)(const Layer&, const RowView&);
+  void (*row_forward)(const FourierRowCall<Layer>&);
 };
 
 // Of one filter: two complex numbers and a product of theirs for each quad (fourier.h).

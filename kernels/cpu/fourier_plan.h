@@ -12,8 +12,14 @@
 #include <vector>
 
 #include "cosine.h"
+#include "row_plan.h"
 
 namespace ck {
+
+// Whether each of so few rows is quicker across the lanes than all on them.
+inline bool goes_across_lanes(int64_t n, int64_t rows, int64_t lanes) {
+  return RowPlan::supports(n, lanes) && 2 * rows <= lanes;
+}
 
 struct FourierPlan {
   const CosinePlan& cosine;

@@ -85,4 +85,12 @@ CK_INLINE V load_part(const float* x, int64_t count) {
   return v;
 }
 
+CK_INLINE void store_part(float* y, V v, int64_t count) {
+  if (count >= W) {
+    storeu(y, v);
+  } else {
+    for (int64_t i = 0; i < count; i++) y[i] = v[i];
+  }
+}
+
 }  // namespace ck::CK_ISA

@@ -7,6 +7,7 @@
 #include "acdc_backward.h"
 #include "acdc_row.h"
 #include "fourier.h"
+#include "fourier_row.h"
 #include "matrix.h"
 #include "peak.h"
 #include "separable_backward.h"
@@ -37,9 +38,9 @@ const Kernels& table() {
       .separable_backward_scratch = separable_backward_scratch,
       .separable_backward = separable_backward,
       .acdc_row_forward = acdc_row_forward,
-      .circulant = {circulant_pack, circulant_forward},
-      .toeplitz = {toeplitz_pack, toeplitz_forward},
-      .afdf = {afdf_pack, afdf_forward},
+      .circulant = {circulant_pack, circulant_forward, circulant_row_scratch, circulant_row_forward},
+      .toeplitz = {toeplitz_pack, toeplitz_forward, toeplitz_row_scratch, toeplitz_row_forward},
+      .afdf = {afdf_pack, afdf_forward, afdf_row_scratch, afdf_row_forward},
       .structured = structured_table,
   };
   return kernels;

@@ -1,6 +1,7 @@
 // ck_circulant_forward_f32, ck_toeplitz_forward_f32 and ck_afdf_forward_f32.
 #include "fourier_plan.h"
 #include "parallel.h"
+#include "row_plan.h"
 #include "table.h"
 
 namespace ck {
@@ -19,6 +20,12 @@ int64_t real_length(const Layer& layer) {
 }
 
 template <class Layer>
+void add_bias(const Layer& layer, float* y, int64_t y_stride, int64_t first, int64_t last) {
+  for (int64_t row = first; layer.bias && row < last; row++)
+    for (int64_t i = 0; i < layer.columns_out; i++) y[row * y_stride + i] += layer.bias[i];
+}
+
+template <class Layer>
 int forward(const FourierKernel<Layer>& kernel, const Layer* layer, const float* x, float* y, int64_t rows,
             int64_t x_stride, int64_t y_stride, int64_t threads, const ck_pool* pool) {
   if (!layer || layer->n < 1 || layer->columns_in < 1 || layer->columns_out < 1 || layer->columns_in > layer->n ||
@@ -28,15 +35,22 @@ int forward(const FourierKernel<Layer>& kernel, const Layer* layer, const float*
   if (!rows) return CK_OK;
   return guarded([&] {
     const Kernels& build = kernels();
-    const FourierView plan = cached<CosinePlan::Key, FourierPlan>({real_length(*layer), build.radix}).view();
+    const int64_t n = real_length(*layer);
+    const FourierView plan = cached<CosinePlan::Key, FourierPlan>({n, build.radix}).view();
+    if (goes_across_lanes(n, rows, build.lanes)) {
+      const RowView across = cached<RowPlan::Key, RowPlan>({n, build.lanes}).view();
+      kernel.row_forward({layer, across, plan.twist, x, y, rows, x_stride, y_stride,
+                          scratch(static_cast<size_t>(kernel.row_scratch(*layer, across)))});
+      add_bias(*layer, y, y_stride, 0, rows);
+      return static_cast<int>(CK_OK);
+    }
     const size_t floats = static_cast<size_t>(fourier_scratch(plan, build.lanes));
     const Floats tables(static_cast<size_t>(fourier_tables(*layer, plan)));
     kernel.pack({layer, plan, tables.get(), nullptr, nullptr, 0, 0, 0, scratch(floats)});
     for_rows(pool, threads, rows, build.lanes, [&](int64_t first, int64_t last) {
       kernel.forward({layer, plan, tables.get(), x + first * x_stride, y + first * y_stride, last - first, x_stride,
                       y_stride, scratch(floats)});
-      for (int64_t row = first; layer->bias && row < last; row++)
-        for (int64_t i = 0; i < layer->columns_out; i++) y[row * y_stride + i] += layer->bias[i];
+      add_bias(*layer, y, y_stride, first, last);
     });
     return static_cast<int>(CK_OK);
   });

@@ -21,18 +21,6 @@ struct MatrixCall {
   int64_t matrix_stride;
 };
 
-// A RowPlan's tables (row_plan.h).
-struct RowView {
-  int64_t n, m, length;
-  const Pass* passes;
-  int64_t pass_count;
-  const float* twist;
-  const int32_t* position;
-  int64_t groups;
-  const float *matrix, *second;
-  const int32_t* special;
-};
-
 // A SeparablePlan's tables (separable_plan.h).
 struct SeparableView {
   int64_t n;
