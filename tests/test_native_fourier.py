@@ -80,7 +80,7 @@ def check_budget(case: dict[str, Any]) -> None:
         x.double(), *(t if t.dtype == torch.int8 else t.double() for t in made), bias.double(), case["out"]
     )
     plain, found = plain_of(kind)(x, *made, bias, case["out"]), native_of(kind)(x, *made, bias, case["out"])
-    # A result of few numbers may be small by chance; a complex diagonal of the tables above makes a row √2 times as long.
+    # A result of few numbers may be small by chance. A complex diagonal of the tables makes a row √2 times as long.
     size = float(x.norm()) * 2 ** (case["members"] if kind == "afdf" else 0)
     assert_in_budget(found, plain, truth, terms=max(size, float(truth.norm())))
 

@@ -372,6 +372,14 @@ def test_a_network_from_scratch_is_the_same_whatever_was_drawn_before_it() -> No
         torch.testing.assert_close(values, found[1][name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["acdc", "fastfood"])
+def test_a_structured_layer_has_signs_permutations_and_start_of_its_run_s_seed(name: str) -> None:
+    x = torch.rand(20, 1, 28, 28)
+    one, other = (replaced(name, lenet(), x, "scratch", seed)[1] for seed in (1, 2))
+    assert (one.config.seed, other.config.seed) == (1, 2)
+    assert not any(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
+
+
 # --- 5: predicted parameters ------------------------------------------------------------------------
 
 

@@ -7,8 +7,8 @@ temperature and the labels). ACDC, Fastfood, and SVD-half and SVD-quarter (Moczu
 layer of low rank for one of them; "fitted" is what the source has without -F. ImageNet cannot be had: the table's own
 numbers stay without a counterpart, its question is asked of these networks.
 
-The seeds are those of the teachers, of what starts at random beside the layers, and of the order of the images. ACDC's
-and Fastfood's own signs, permutations and start come from their configuration, and are the same for all of them.
+The seeds are those of the teachers, of all that starts at random (ACDC's and Fastfood's own signs, permutations and
+start too), and of the order of the images.
 """
 
 from __future__ import annotations
@@ -66,10 +66,11 @@ def replaced(name: str, teacher: nn.Sequential, x: Tensor, way: str, seed: int) 
     for i in places:
         dense = layers[i]
         entry = method("svd" if i == 3 else base)
-        settings = {
+        settings: dict[str, object] = {
             "rank": 5 if low_rank else min(dense.in_features, dense.out_features) // (2 if base == "svd-half" else 4)
         }
-        settings = settings if i == 3 else METHODS[base]
+        if i == 1:
+            settings = METHODS[base] | ({} if base.startswith("svd") else {"seed": seed})
         config = entry.config(settings)
         if way == "scratch":
             layers[i] = entry.layer(dense.in_features, dense.out_features, config=config)
@@ -103,7 +104,8 @@ def learn(name: str, way: str, teacher: nn.Sequential, data: Split, test: Split,
             model, (data[0], wanted), epochs=epochs, optimizer=optimizer, seed=seed, cosine=True,
             loss_of=None if targets is None else distilled,
         )  # fmt: skip
-    return {"test_error": error(model, test), "dense_params": sum(p.numel() for p in model[1:].parameters())}
+    drawn = {} if name.startswith("svd") else {"layer_seed": model[1].config.seed}
+    return {"test_error": error(model, test), "dense_params": sum(p.numel() for p in model[1:].parameters())} | drawn
 
 
 def _learn(name: str, way: str, teacher: Callable[[int], nn.Sequential], data: Split, *rest: Any) -> Values:
@@ -164,7 +166,9 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
                     why += "; most of it: at least half of what fitting lost against the teacher"
                 else:
                     reached = scratch.mean <= tuned.mean
-                    why += "; the layer's own signs, permutations and start are the same for all seeds"
+                    names = [f"{where}, {name}, {way}, seed {seed}" for way in WAYS for seed in SEEDS]
+                    if any("layer_seed" not in runs[run] for run in names if run in runs):  # of older runs
+                        why += "; the layer's own signs, permutations and start are the same for all seeds"
             rows.append(Figure(source, f"{where}, {name}: error", theirs, text or None, reached, why))
     return rows
 
