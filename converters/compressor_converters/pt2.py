@@ -64,10 +64,19 @@ def load_pt2(path: str | Path, *, unsafe: bool = False) -> ExportedProgram:
 
 
 def _quietly_load(path: Path) -> ExportedProgram:
-    with silence():
-        if path.suffix == ".pt2":
-            return torch.export.load(path)
-        return torch.export.load(io.BytesIO(path.read_bytes()))
+    def unsaid(_: logging.LogRecord) -> bool:
+        return False
+
+    log = logging.getLogger("torch.export")  # it says of older formats that they are old
+    log.addFilter(unsaid)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.suffix == ".pt2":
+                return torch.export.load(path)
+            return torch.export.load(io.BytesIO(path.read_bytes()))
+    finally:
+        log.removeFilter(unsaid)
 
 
 def save_pt2(
