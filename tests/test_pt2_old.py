@@ -13,17 +13,18 @@ import torch
 from torch import nn
 
 from compressor_converters.pt2 import check_pt2, is_ours, load_pt2, save_pt2
+from compressor_converters.pt2_old import PROGRAM
 from tests.hostile_programs import MODEL, Touch, exported, network, refused, torch_bytes
 
 STATE, CONSTANTS, EXAMPLES = (f"serialized_{name}.pt" for name in ("state_dict", "constants", "example_inputs"))
 
 
 def old_entries(new: bytes, state: dict[str, torch.Tensor]) -> dict[str, bytes]:
-    """The program of ``new`` with the tensors of ``state``, as torch 2.6 lays them out."""
+    """The program of ``new``, which under an old torch is old itself, with the tensors of ``state``, as in 2.6."""
     with zipfile.ZipFile(io.BytesIO(new)) as file:
-        program = next(file.read(name) for name in file.namelist() if name.endswith(MODEL))
+        program = next(file.read(name) for name in file.namelist() if name.endswith((MODEL, PROGRAM)))
     return {
-        "serialized_exported_program.json": program,
+        PROGRAM: program,
         STATE: torch_bytes(state),
         CONSTANTS: torch_bytes({}),
         EXAMPLES: torch_bytes(((torch.zeros(4, 7),), {})),
@@ -120,7 +121,7 @@ def test_what_is_not_named_tensors_is_refused(
     [
         ({"code.py": b"x"}, "unknown entry 'code.py'"),
         ({"version": b"import os"}, "version is not a number"),
-        ({"serialized_exported_program.json": b'{"graph_module": {"target": "torch.os.system"}}'}, "torch.os.system"),
+        ({PROGRAM: b'{"graph_module": {"target": "torch.os.system"}}'}, "torch.os.system"),
     ],
 )
 def test_other_entries_and_programs_that_call_more_than_operators_are_refused(
@@ -129,7 +130,7 @@ def test_other_entries_and_programs_that_call_more_than_operators_are_refused(
     refused(write(entries | change, tmp_path / "model.pt2"), word)
 
 
-@pytest.mark.parametrize("name", ["serialized_exported_program.json", STATE, CONSTANTS, "version"])
+@pytest.mark.parametrize("name", [PROGRAM, STATE, CONSTANTS, "version"])
 def test_an_archive_without_an_entry_is_refused(tmp_path: Path, entries: dict[str, bytes], name: str) -> None:
     del entries[name]
     refused(write(entries, tmp_path / "model.pt2"), name if name.endswith(".pt") else "entr")
