@@ -121,7 +121,7 @@ def acdc_calls(n: int, k: int, inputs: list[Tensor], *, backward: bool) -> dict[
     def plain(x: Tensor) -> Tensor:
         return reference.acdc(x, a, d, bias, permutation, n, relu, False)
 
-    kernels = gpu.kernels() if gpu.can_cascade(n) and gpu.takes_cascade(n, inputs[0]) else None
+    kernels = gpu.kernels() if gpu.takes_cascade(n, inputs[0]) else None
     if not backward:
         calls = {"multi": over(inputs, plain)}
         if kernels is not None:

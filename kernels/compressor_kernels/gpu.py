@@ -43,8 +43,8 @@ def takes(x: Tensor, *tables: Tensor | None) -> bool:
 
 
 def takes_cascade(n: int, x: Tensor, *tables: Tensor | None) -> bool:
-    """Whether all are on one GPU, which has room for a cascade of length ``n``, and of a type that the kernels read."""
-    if not _reads(x, *tables):
+    """Whether cascades of length ``n`` have a kernel, for which there is room on the one GPU that all are on."""
+    if not can_cascade(n) or not _reads(x, *tables):
         return False
     fits: bool = n <= _limits(x.device.index).longest_cascade
     return fits

@@ -73,7 +73,7 @@ def _acdc(
 ) -> Tensor:
     if native.takes(x, a, d, bias) and native.can_cascade(d.shape[1], separable=separable) and x.numel():
         return native.acdc(x, a, d, bias, permutation, out_features=out_features, relu=relu, separable=separable)
-    if not separable and gpu.can_cascade(d.shape[1]) and gpu.takes_cascade(d.shape[1], x, a, d, bias, permutation):
+    if not separable and gpu.takes_cascade(d.shape[1], x, a, d, bias, permutation):
         return gpu.acdc(x, a, d, bias, permutation, out_features, relu)
     return reference.acdc(x, a, d, bias, permutation, out_features, relu, separable).contiguous()
 
@@ -105,11 +105,7 @@ def _acdc_backward(
     none = d.new_empty(0)
     if native.takes(grad, x, a, d, bias) and native.can_cascade(d.shape[1], separable=separable) and x.numel():
         found = native.acdc_backward(grad, x, a, d, bias, permutation, relu=relu, separable=separable)
-    elif (
-        not separable
-        and gpu.can_cascade(d.shape[1])
-        and gpu.takes_cascade(d.shape[1], x, grad, a, d, bias, permutation)
-    ):
+    elif not separable and gpu.takes_cascade(d.shape[1], x, grad, a, d, bias, permutation):
         found = gpu.acdc_backward(grad, x, a, d, bias, permutation, relu)
     else:
         found = _reference_gradients(grad, x, a, d, bias, permutation, relu, separable, differentiable=False)

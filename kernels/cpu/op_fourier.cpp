@@ -36,14 +36,16 @@ int forward(const FourierKernel<Layer>& kernel, const Layer* layer, const float*
   return guarded([&] {
     const Kernels& build = kernels();
     const int64_t n = real_length(*layer);
-    const FourierView plan = cached<CosinePlan::Key, FourierPlan>({n, build.radix}).view();
+    const auto on_lanes = [&] { return cached<CosinePlan::Key, FourierPlan>({n, build.radix}).view(); };
     if (goes_across_lanes(n, rows, build.lanes)) {
       const RowView across = cached<RowPlan::Key, RowPlan>({n, build.lanes}).view();
-      kernel.row_forward({layer, across, plan.twist, x, y, rows, x_stride, y_stride,
+      const float* twist = std::is_same_v<Layer, ck_toeplitz> ? on_lanes().twist : nullptr;  // no other needs one
+      kernel.row_forward({layer, across, twist, x, y, rows, x_stride, y_stride,
                           scratch(static_cast<size_t>(kernel.row_scratch(*layer, across)))});
       add_bias(*layer, y, y_stride, 0, rows);
       return static_cast<int>(CK_OK);
     }
+    const FourierView plan = on_lanes();
     const size_t floats = static_cast<size_t>(fourier_scratch(plan, build.lanes));
     const Floats tables(static_cast<size_t>(fourier_tables(*layer, plan)));
     kernel.pack({layer, plan, tables.get(), nullptr, nullptr, 0, 0, 0, scratch(floats)});

@@ -10,14 +10,9 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from targets import BERT, compressed, examples, network, parameters, program, script, state
+from targets import BERT, compressed, entry, examples, network, parameters, program, script, state
 
 from compressor_converters.manifest import describe
-
-
-def entry(entries: dict[str, bytes], ending: str) -> bytes:
-    """The one that ends so."""
-    return next(content for name, content in entries.items() if name.endswith(ending))
 
 
 def graphs() -> list[bytes]:

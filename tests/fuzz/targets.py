@@ -86,11 +86,16 @@ def unpacked(content: bytes) -> dict[str, bytes]:
         return {name: file.read(name) for name in file.namelist()}
 
 
-def _pack(path: Path, entries: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as file:
+def entry(entries: dict[str, bytes], ending: str) -> bytes:
+    """The one that ends so."""
+    return next(content for name, content in entries.items() if name.endswith(ending))
+
+
+def _pack(to, entries: dict[str, bytes]):
+    with zipfile.ZipFile(to, "w") as file:
         for name, content in entries.items():
             file.writestr(name, content)
-    return path
+    return to
 
 
 @cache
@@ -196,14 +201,11 @@ def exported_weights(folder: Path, data: bytes) -> object:
 @target
 def exported_before(folder: Path, data: bytes) -> object:
     """``data.pkl`` of the weights of an exported program, as torch before 2.8 wrote one."""
-    weights, constants = io.BytesIO(), io.BytesIO()
+    constants = io.BytesIO()
     torch.save({}, constants)
-    with zipfile.ZipFile(weights, "w") as file:
-        for name, content in _with(parameters(), "data.pkl", data).items():
-            file.writestr(name, content)
     entries = {
-        "serialized_exported_program.json": next(v for k, v in program().items() if k.endswith("models/model.json")),
-        "serialized_state_dict.pt": weights.getvalue(),
+        "serialized_exported_program.json": entry(program(), "models/model.json"),
+        "serialized_state_dict.pt": _pack(io.BytesIO(), _with(parameters(), "data.pkl", data)).getvalue(),
         "serialized_constants.pt": constants.getvalue(),
         "version": b"8.2",
     }
