@@ -71,26 +71,26 @@ class Prefix:
         self.left = kept_bytes
         self.inputs: dict[int, tuple[Tensor, ...]] = {}
         self.outputs: dict[int, dict[nn.Module, Any]] = {}  # of batch number i
-        self.frontiers: dict[int, Frontier] = {}  # likewise, where the network runs in steps
+        self.frontiers: dict[int, list[Frontier]] = {}  # likewise, of its passes where the network runs in steps
         self.unfit: set[nn.Module] = set()  # called twice in a pass, or changing what they are given
 
     def rows_at(
         self, name: str, inputs: tuple[Tensor, ...], number: int, *, output: bool = False, every: bool = False
     ) -> Tensor:
-        """As the function `rows_at`, for the batch ``number``; with ``every`` everything is run."""
-        if every:
+        """As the function `rows_at`, for the batch ``number``."""
+        if every and not isinstance(self.model, Stepwise):  # all of it is run
             return rows_at(self.model, name, inputs, output=output, every=True)
         known = self.inputs.get(number, ())
         if len(known) != len(inputs) or not all(map(torch.equal, known, inputs)):
             for module in list(self.outputs.get(number, ())):
                 self._forget(number, module)
             self.inputs[number], self.outputs[number] = inputs, {}
-            self.frontiers[number] = Frontier()
+            self.frontiers[number] = []
         if isinstance(self.model, Stepwise):
-            frontier = self.frontiers[number]
-            room = self.left - sum(one.kept_bytes for one in self.frontiers.values() if one is not frontier)
-            with self.model.going_on(frontier, name, room):
-                return rows_at(self.model, name, inputs, output=output)
+            others = (one for at, passes in self.frontiers.items() if at != number for one in passes)
+            room = self.left - sum(one.kept_bytes for one in others)
+            with self.model.answering(self.frontiers[number], name, room):
+                return rows_at(self.model, name, inputs, output=output, every=every)
         with self._replaying(name, number):
             return rows_at(self.model, name, inputs, output=output)
 

@@ -27,9 +27,9 @@ LAYERS = 6
 
 def saved(
     path: Path, nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], *, width: int = 8,
-    kind: int = TensorProto.FLOAT,
+    kind: int = TensorProto.FLOAT, rows: int | str = "n",
 ) -> Path:  # fmt: skip
-    x, y = (helper.make_tensor_value_info(name, kind, ["n", width]) for name in "xy")
+    x, y = (helper.make_tensor_value_info(name, kind, [rows, width]) for name in "xy")
     arrays = [numpy_helper.from_array(array, name) for name, array in stored.items()]
     graph = helper.make_graph(nodes, "g", [x], [y], arrays)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -38,25 +38,30 @@ def saved(
     return path
 
 
-def residual(tmp_path: Path) -> OnnxNetwork:
-    """Six dense maps, each with a part of the graph before it, and a value that lives from the first to the last."""
+def residual(tmp_path: Path, rows: int | str = "n", weights: int = LAYERS) -> OnnxNetwork:
+    """Six dense maps, each with a part of the graph before it, and a value that lives from the first to the last.
+
+    With fewer ``weights`` the maps are called several times each.
+    """
     rng = np.random.default_rng(0)
     nodes, value = [], "x"
     for i in range(LAYERS):
-        nodes += [node("Sin", [value], [f"s{i}"]), node("MatMul", [f"s{i}", f"w{i}"], [f"m{i}"], name=f"fc{i}")]
+        nodes += [node("Sin", [value], [f"s{i}"])]
+        nodes += [node("MatMul", [f"s{i}", f"w{i % weights}"], [f"m{i}"], name=f"fc{i}")]
         nodes += [node("Add", [f"m{i}", "x" if i % 2 else value], [f"a{i}" if i < LAYERS - 1 else "y"])]
         value = f"a{i}"
-    stored = {f"w{i}": rng.normal(size=(8, 8)).astype(np.float32) for i in range(LAYERS)}
-    model = load_model(str(saved(tmp_path / "net.onnx", nodes, stored))).model
+    stored = {f"w{i}": rng.normal(size=(8, 8)).astype(np.float32) for i in range(weights)}
+    model = load_model(str(saved(tmp_path / "net.onnx", nodes, stored, rows=rows))).model
     assert isinstance(model, OnnxNetwork)
     model(torch.randn(3, 8))  # any number of rows: settled at the first call
     return model
 
 
+@pytest.mark.parametrize(("rows", "passes"), [("n", 2), (1, 7), (2, 4)])
 def test_rows_at_the_sites_are_those_of_whole_passes_and_no_part_runs_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int | str, passes: int
 ) -> None:
-    model = residual(tmp_path)
+    model = residual(tmp_path, rows)
     batches = [(torch.randn(4, 8),), (torch.randn(3, 8),)]
     names = [f"fc{i}" for i in range(LAYERS)]
     runs: Counter[Any] = Counter()
@@ -64,14 +69,32 @@ def test_rows_at_the_sites_are_those_of_whole_passes_and_no_part_runs_twice(
     expected, found = [], []
     prefix = Prefix(model)
     for name in names:
-        expected.append([rows_at(model, name, batch) for batch in batches])
+        expected.append([rows_at(model, name, batch, every=rows != "n") for batch in batches])
         with monkeypatch.context() as patch:
             patch.setattr(Segment, "run", lambda self, values: (runs.update([id(self)]), run(self, values))[1])
-            found.append([prefix.rows_at(name, batch, number) for number, batch in enumerate(batches)])
+            asked = enumerate(batches)
+            found.append([prefix.rows_at(name, batch, number, every=rows != "n") for number, batch in asked])
         replace(model, name, build("svd", 8, 8, bias=False, config={"rank": 2}))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert len(runs) == LAYERS
-    assert set(runs.values()) == {len(batches)}
+    assert set(runs.values()) == {passes}
+
+
+@pytest.mark.parametrize("rows", ["n", 2])
+@pytest.mark.parametrize("output", [False, True])
+def test_all_calls_of_a_map_count_and_those_of_others_are_not_run_again(
+    tmp_path: Path, rows: int | str, output: bool
+) -> None:
+    model = residual(tmp_path, rows, weights=LAYERS // 2)
+    prefix, batch = Prefix(model), (torch.randn(4, 8),)
+    for name in ("fc0", "fc1", "fc2", "fc2"):
+        expected = rows_at(model, name, batch, output=output, every=True)
+        found = prefix.rows_at(name, batch, 0, output=output, every=True)
+        assert len(found) == 2 * 4  # twice each
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert {one.step for one in prefix.frontiers[0]} == {model.steps_calling("fc2")[0]}
+    first = rows_at(model, "fc2", batch, output=output)
+    torch.testing.assert_close(prefix.rows_at("fc2", batch, 0, output=output), first, rtol=0, atol=0)
 
 
 def test_a_site_before_the_last_one_other_inputs_and_no_room_start_anew(tmp_path: Path) -> None:
@@ -83,7 +106,16 @@ def test_a_site_before_the_last_one_other_inputs_and_no_room_start_anew(tmp_path
     narrow = Prefix(model, kept_bytes=10)
     for name in ("fc1", "fc2"):
         torch.testing.assert_close(narrow.rows_at(name, one, 0), rows_at(model, name, one), rtol=0, atol=0)
-    assert narrow.frontiers[0].values is None
+    assert [one.values for one in narrow.frontiers[0]] == [None]
+
+
+def test_no_more_is_kept_of_all_passes_of_all_batches_than_there_is_room_for(tmp_path: Path) -> None:
+    model = residual(tmp_path, rows=2)
+    prefix = Prefix(model, kept_bytes=200)  # two values of 2 rows are 128 bytes
+    for number in range(2):
+        prefix.rows_at("fc3", (torch.randn(4, 8),), number, every=True)
+    kept = [[one.kept_bytes for one in prefix.frontiers[number]] for number in range(2)]
+    assert kept == [[128, 0], [0, 0]]
 
 
 def test_a_constant_turned_without_saying_how_is_a_weight(tmp_path: Path) -> None:

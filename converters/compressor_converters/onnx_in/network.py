@@ -172,14 +172,12 @@ class OnnxNetwork(Stepwise):
     def _run(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """The outputs of one call of the graph, by name."""
         values = {spec.name: x for spec, x in zip(self.inputs, inputs, strict=True)}
-        start, end, room = 0, -1, 0
-        if self.asked is not None and self._rows_were_tried and self.rows is None:  # else a batch is several passes
-            frontier, end, room = self.asked
-            if frontier.values is not None and frontier.step <= end:
-                start, values = frontier.step, dict(frontier.values)
+        start, question = 0, self.question if self._rows_were_tried else None
+        if question is not None:
+            start, values = question.begin(values)
         for n, step in enumerate(self.steps[start:], start):
-            if n == end:
-                frontier.move(n, values, room)
+            if question is not None:
+                question.reached(n, values)
             if isinstance(step, Call):
                 self.ranks[step.module] = values[step.input].ndim
             if not isinstance(step, Segment):
@@ -190,15 +188,17 @@ class OnnxNetwork(Stepwise):
                 values.update(step.run(values))
             for name in self._done.get(n, ()):
                 values.pop(name, None)
+            if question is not None and n == question.last:
+                break
         return {name: values[name] for name in self.view.outputs if name in values}
 
-    def first_step(self, name: str) -> int:
-        """The step that first calls the module ``name``; ValueError where none does."""
+    def steps_calling(self, name: str) -> tuple[int, int]:
+        """The first and the last step that call the module ``name``; ValueError where none does."""
         owners = {name, name.rpartition(".")[0]}  # the maps of a recurrent node are inside of its module
-        found = (n for n, step in enumerate(self.steps) if not isinstance(step, Segment) and step.module in owners)
-        if (first := next(found, None)) is None:
+        found = [n for n, step in enumerate(self.steps) if not isinstance(step, Segment) and step.module in owners]
+        if not found:
             raise ValueError(f"'{name}' is never called")
-        return first
+        return found[0], found[-1]
 
     def _joined(self, found: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> dict[str, Tensor]:
         """The outputs of several calls together: along the first axis where it counts rows, else along a new one."""
