@@ -166,9 +166,6 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
                     why += "; most of it: at least half of what fitting lost against the teacher"
                 else:
                     reached = scratch.mean <= tuned.mean
-                    names = [f"{where}, {name}, {way}, seed {seed}" for way in WAYS for seed in SEEDS]
-                    if any("layer_seed" not in runs[run] for run in names if run in runs):  # of older runs
-                        why += "; the layer's own signs, permutations and start are the same for all seeds"
             rows.append(Figure(source, f"{where}, {name}: error", theirs, text or None, reached, why))
     return rows
 
