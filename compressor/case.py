@@ -166,7 +166,8 @@ def open_case(
     merge(opened, tied)
     found = find_sites(opened, example)
     if not found:
-        raise CompressorError(f"{loaded.source}: has no dense layers, so there is nothing to replace")
+        left = "; ".join(["", *_left_out(network)])
+        raise CompressorError(f"{loaded.source}: has no dense layers, so there is nothing to replace{left}")
     case = Case(
         recipe, loaded, network, opened, example, data_set, eval_set, {site.name: site for site in found}, None,
         limit, progress, kinds, False, notes,

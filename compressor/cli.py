@@ -151,7 +151,7 @@ def inspect(model: str, unsafe_load: bool, as_json: bool, verbose: int, quiet: b
     if as_json:
         click.echo(found.model_dump_json(indent=2))
     else:
-        for table in inspection_tables(found):
+        for table in inspection_tables(found, _console().width):
             _console().print(table)
 
 

@@ -160,8 +160,8 @@ def set_up_logging(verbose: int) -> None:
         warnings.simplefilter("ignore")
 
 
-def inspection_tables(found: Inspection) -> list[Table]:
-    """The dense maps, and the parameters that each method would need for them."""
+def inspection_tables(found: Inspection, width: int) -> list[Table]:
+    """The dense maps, and the parameters that each method would need for them, ``width`` characters wide."""
     share = found.dense_params / found.params if found.params else 0.0
     maps = Table(
         title=f"{found.model}: {found.params:,} parameters, {share:.1%} in {len(found.dense_maps)} dense layers"
@@ -169,20 +169,45 @@ def inspection_tables(found: Inspection) -> list[Table]:
     maps.add_column("layer")
     for column in ("in", "out", "calls", "params", "share", "MACs"):
         maps.add_column(column, justify="right")
-    names = list(found.dense_maps[0].offers) if found.dense_maps else []
-    offers = Table(title="parameters under each method's defaults (– where that is not smaller)")
-    offers.add_column("layer")
-    for name in names:
-        offers.add_column(name, justify="right")
     for row in found.dense_maps:
         sizes = (row.in_features, row.out_features, row.calls)
         maps.add_row(row.name, *map(str, sizes), f"{row.params:,}", f"{row.share:.1%}", f"{row.macs:,}")
-        shown = (row.offers[name] for name in names)
-        offers.add_row(row.name, *(f"{offer.params:,}" if offer.smaller else "–" for offer in shown))
     if found.chains:
         maps.caption = "one block can replace: " + "; ".join(" → ".join(chain) for chain in found.chains)
-    offers.caption = "; ".join(found.notes) or None
-    return [maps, offers]
+    offers = _offer_tables(found, width)
+    offers[-1].caption = "; ".join(found.notes) or None
+    return [maps, *offers]
+
+
+def _offer_tables(found: Inspection, width: int) -> list[Table]:
+    """A row a method and a column a shape, in as many tables as the width asks for."""
+    shapes = {(row.in_features, row.out_features, row.bias): row for row in found.dense_maps}
+    names = list(found.dense_maps[0].offers)
+    columns = []
+    for (rows_in, out, bias), row in shapes.items():
+        head = f"{rows_in} → {out}" + ("" if bias or (rows_in, out, True) not in shapes else ", no bias")
+        shown = (row.offers[name] for name in names)
+        columns.append([head, f"{row.params:,}", *(f"{one.params:,}" if one.smaller else "–" for one in shown)])
+    left = ["method", "dense", *names]
+    parts: list[list[list[str]]] = [[]]
+    for column in columns:
+        if parts[-1] and _width([left, *parts[-1], column]) > width:
+            parts.append([])
+        parts[-1].append(column)
+    tables = []
+    for part in parts:
+        table = Table(title="parameters under each method's defaults (– where that is not smaller)")
+        for i, column in enumerate([left, *part]):
+            table.add_column(column[0], justify="right" if i else "left")
+        for cells in list(zip(left, *part, strict=True))[1:]:
+            table.add_row(*cells)
+        tables.append(table)
+    return tables
+
+
+def _width(columns: list[list[str]]) -> int:
+    """Of a table of ``columns``: a space on each side of a cell, and the lines between them."""
+    return sum(max(map(len, column)) + 3 for column in columns) + 1
 
 
 def latency_table(measured: Timings) -> Table:

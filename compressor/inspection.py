@@ -13,6 +13,7 @@ from compressor.layers import Method, methods
 from compressor.measure import count_params
 from compressor.recipe import Recipe
 from compressor.sites import Site
+from compressor_converters.onnx_in import OnnxNetwork
 
 
 class Offer(BaseModel):
@@ -59,7 +60,7 @@ def inspect(
 ) -> Inspection:
     """Look at ``recipe.model`` (or the live ``model``) without changing or training anything."""
     case = open_case(recipe, model=model, data=data, meta=True, unsafe=unsafe_load)
-    total = count_params(case.model)
+    total = count_params(case.model) + (case.model.numbers_outside() if isinstance(case.model, OnnxNetwork) else 0)
     rows = [
         DenseMap(
             name=site.name,
