@@ -156,7 +156,7 @@ def open_case(
     if example is not None:
         _try(network, example, trains=data_set is not None and not meta and recipe.how().epochs != 0)
         example = tuple(x.to(device_of(network)) for x in example)
-    notes += _left_out(network)
+    notes += (left := _left_out(network))
     packed = _packed(network, example)
     notes += [f"{name}: left as it is, since it is given packed sequences" for name in sorted(packed)]
     kinds = find_openable(network, recipe.target, leave=packed)
@@ -166,8 +166,8 @@ def open_case(
     merge(opened, tied)
     found = find_sites(opened, example)
     if not found:
-        left = "; ".join(["", *_left_out(network)])
-        raise CompressorError(f"{loaded.source}: has no dense layers, so there is nothing to replace{left}")
+        why = [f"{loaded.source}: has no dense layers, so there is nothing to replace", *left]
+        raise CompressorError("; ".join(why))
     case = Case(
         recipe, loaded, network, opened, example, data_set, eval_set, {site.name: site for site in found}, None,
         limit, progress, kinds, False, notes,

@@ -76,6 +76,7 @@ def wrapped(state: dict[str, Tensor]) -> dict[str, object]:
         "nested.pth": {"epoch": 3, "state_dict": state},
         "model.bin": {"model": state, "lr": 0.1},
         "named.pt": {"model_state_dict": state},
+        "other.pt": {"step": 3, "model_state": state, "optimizer_state": {"state": {0: {"step": torch.ones(())}}}},
         "parallel.pt": {f"module.{name}": value for name, value in state.items()},
         "compiled.pt": {"state_dict": {f"_orig_mod.module.{name}": value for name, value in state.items()}},
     }
@@ -93,6 +94,14 @@ def test_a_state_dict_gives_the_network_that_was_saved(folder: Path, name: str) 
     assert (loaded.input_names, loaded.arch, loaded.source) == (("image",), "nets.py:Net", name)
     assert loaded.format == ("safetensors" if name.endswith("safetensors") else "state_dict")
     assert loaded.sha256 == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def test_of_several_state_dicts_none_is_taken(folder: Path) -> None:
+    state = trained().state_dict()
+    torch.save({"generator": state, "critic": state, "step": 3}, folder / "two.pt")
+    assert "two.pt: holds 2 state dicts (generator, critic); save the one" in message("two.pt", arch="nets.py:Net")
+    torch.save({"generator": state, "model": state}, folder / "named.pt")  # by its name
+    load_model("named.pt", arch="nets.py:Net")
 
 
 def test_a_state_dict_of_torch_before_its_zip_format_is_read(folder: Path) -> None:

@@ -80,11 +80,16 @@ def tensors_of(path: Path, value: Any) -> dict[str, Tensor]:
         raise CompressorError(f"{path}: holds one tensor {tuple(value.shape)}, not a model; is it meant for --data?")
     if not isinstance(value, Mapping):
         raise CompressorError(f"{path}: holds a {type(value).__name__}, not a state dict")
-    for nest in _NESTS:
-        inner = value.get(nest)
-        if isinstance(inner, Mapping) and any(isinstance(item, Tensor) for item in inner.values()):
-            value = inner
-            break
+    nests = {str(name): inner for name, inner in value.items() if _has_tensors(inner)}
+    known = [name for name in _NESTS if name in nests]
+    if known:
+        value = nests[known[0]]
+    elif nests and not _has_tensors(value):
+        if len(nests) > 1:
+            raise CompressorError(
+                f"{path}: holds {len(nests)} state dicts ({_some(list(nests))}); save the one to compress"
+            )
+        (value,) = nests.values()
     tensors = {str(name): item for name, item in value.items() if isinstance(item, Tensor)}
     for name, item in tensors.items():
         check_stored(path, name, item)
@@ -94,6 +99,10 @@ def tensors_of(path: Path, value: Any) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): item for name, item in tensors.items()}
     return tensors
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
 
 
 def check_stored(path: Path, name: str, tensor: Tensor) -> None:
