@@ -166,8 +166,7 @@ def open_case(
     merge(opened, tied)
     found = find_sites(opened, example)
     if not found:
-        why = [f"{loaded.source}: has no dense layers, so there is nothing to replace", *left]
-        raise CompressorError("; ".join(why))
+        raise _nothing_found(loaded, left)
     case = Case(
         recipe, loaded, network, opened, example, data_set, eval_set, {site.name: site for site in found}, None,
         limit, progress, kinds, False, notes,
@@ -273,6 +272,10 @@ def _left_out(model: nn.Module) -> list[str]:
         **{f"the weights of {node}: {why}": 1 for node, why in model.left.items()},
     }
     return [f"left as they are: {what}" for what, count in found.items() if count]
+
+
+def _nothing_found(loaded: Loaded, left: list[str]) -> CompressorError:
+    return CompressorError("; ".join([f"{loaded.source}: has no dense layers, so there is nothing to replace", *left]))
 
 
 def _packed(model: nn.Module, example: tuple[Tensor, ...] | None) -> set[str]:
