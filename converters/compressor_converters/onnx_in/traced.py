@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from compressor.errors import CompressorError
@@ -54,6 +54,7 @@ class Traced:
             if self.varying & set(node.input):
                 self.varying |= set(node.output)
         self.stored = {tensor.name: tensor for tensor in self.proto.graph.initializer}
+        self.made: dict[str, onnx.TensorProto] = {}  # initialisers, by the names that they have in the graph
         self.stored |= {n.output[0]: n.attribute[0].t for n in self.proto.graph.node if n.op_type == "Constant"}
 
     def nodes(
@@ -74,6 +75,55 @@ class Traced:
                 moving.append(helper.make_node("Identity", [starts[0]], [name]))
         return fixed, moving
 
+    def convolutions(self, n: int, start: str, end: str, strides: Sequence[int]) -> list[onnx.NodeProto] | None:
+        """Part ``n`` on features that are channels, as 1×1 convolutions; None where it is not products and sums alone.
+
+        So no axis is moved, and a runtime joins the batch norm and the activation behind it to the last one.
+        """
+        chain: list[tuple[onnx.NodeProto, list[str]]] = []  # products, and the names of their weight and bias
+        value = self.inputs[n][0]
+        for i in sorted(needed(self.ends[n], self.maker, self.read_by)):
+            node = self.proto.graph.node[i]
+            if node.op_type == "Constant":
+                continue
+            constant = next((name for name in node.input if name != value), "")
+            axes = len(self.stored[constant].dims) if constant in self.stored else 0
+            if node.op_type == "MatMul" and node.input[0] == value and axes == 2:
+                chain.append((node, [constant]))
+            elif node.op_type == "Add" and value in node.input and axes == 1 and chain and len(chain[-1][1]) == 1:
+                chain[-1][1].append(constant)
+            else:
+                return None
+            value = node.output[0]
+        if value != self.ends[n][0] or not chain:
+            return None
+        values = [start, *(self.free(node.output[0]) for node, _ in chain[:-1]), end]
+        sizes = [strides, *[[1] * len(strides)] * len(chain)]
+        return [
+            helper.make_node(
+                "Conv", [values[i], self._kernel(weight, len(strides)), *map(self._kept, bias)], [values[i + 1]],
+                self.free(node.name or node.output[0]), kernel_shape=[1] * len(strides), strides=[*sizes[i]],
+            )
+            for i, (node, (weight, *bias)) in enumerate(chain)
+        ]  # fmt: skip
+
+    def _kernel(self, weight: str, axes: int) -> str:
+        """The name of the matrix ``weight (in, out)`` as the kernel of a 1×1 convolution along ``axes`` axes."""
+        matrix = numpy_helper.to_array(self.stored[weight]).T
+        name = self.free(f"{weight}/kernel{axes}")
+        self.made[name] = numpy_helper.from_array(
+            np.ascontiguousarray(matrix.reshape(*matrix.shape, *[1] * axes)), name
+        )
+        return name
+
+    def _kept(self, constant: str) -> str:
+        """The name of a stored ``constant`` among the initialisers."""
+        name = self.free(constant)
+        self.made[name] = onnx.TensorProto()
+        self.made[name].CopyFrom(self.stored[constant])
+        self.made[name].name = name
+        return name
+
     def free(self, name: str) -> str:
         """``name`` in the space of ours, and such that the graph has no such value."""
         name = f"{_PREFIX}{name}"
@@ -91,13 +141,11 @@ class Traced:
         out.name = self.free(node.name or node.output[0])
         return out
 
-    def initializers(self) -> Iterator[onnx.TensorProto]:
-        """What is stored for the parts."""
+    def initializers(self, read: Collection[str]) -> Iterator[onnx.TensorProto]:
+        """What is stored for the parts, as far as it is ``read``."""
         for tensor in self.proto.graph.initializer:
-            out = onnx.TensorProto()
-            out.CopyFrom(tensor)
-            out.name = self.free(tensor.name)
-            yield out
+            self._kept(tensor.name)
+        yield from (tensor for name, tensor in self.made.items() if name in read)
 
     def functions(self) -> list[onnx.FunctionProto]:
         """The bodies that the nodes call, written for the opset of the file."""

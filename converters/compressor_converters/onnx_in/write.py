@@ -49,6 +49,10 @@ class Place:
     def made(self, traced: Traced, first: int) -> list[onnx.NodeProto]:
         """The nodes that stand for it; ``first`` is the number of its part."""
         call, end = self.calls[0], self.calls[-1].output
+        if call.dense is not None and call.dense.is_channels:
+            nodes = traced.convolutions(first, call.input, end, call.dense.strides)
+            if nodes is not None:
+                return nodes
         before, after, start, final = _around(traced, call, end)
         return [*before, *(node for group in traced.nodes(first, [start], [final]) for node in group), *after]
 
@@ -101,8 +105,8 @@ def _exchange(proto: onnx.ModelProto, network: OnnxNetwork, places: Sequence[Pla
     graph = proto.graph
     del graph.node[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(traced.initializers())
     read = {name for node in nodes for name in reads(node)} | {value.name for value in graph.output}
+    graph.initializer.extend(traced.initializers(read))
     original = {name for node in network.view.nodes for name in node.input}
     for field in (graph.initializer, graph.input):
         initial = {tensor.name for tensor in network.view.graph.initializer}
