@@ -6,6 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from compressor.errors import CompressorError
 from compressor.layers import replace
 from compressor.sites import find_sites
 from compressor_converters import manifest, safetensors_file
+from compressor_converters.onnx_file import save_onnx
 from compressor_converters.opening import close_model, find_openable, open_model
 
 
@@ -66,6 +69,38 @@ def test_an_opened_convolution_computes_what_the_convolution_does(
     assert ours(torch.randn(2, *shape)).is_contiguous()
     double = torch.randn(2, *shape, dtype=torch.float64)
     torch.testing.assert_close(ours.double()(double), module.double()(double))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "shape"), CONVOLUTIONS, ids=lambda v: str(v) if isinstance(v, dict) else ""
+)
+def test_a_map_of_low_rank_convolves_and_gives_what_it_gives_over_patches(
+    kind: type[nn.Module], options: dict[str, Any], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    ours = opened(kind(3, 5, **options), "0")
+    wide = ours.linear.in_features
+    ours.linear = compressor.layers.SVD(wide, 5, bias=ours.linear.bias is not None, rank=2)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    seen: list[Tensor] = []
+    for x in (torch.randn(4, *shape), torch.randn(0, *shape), torch.randn(shape)):
+        convolved = ours(x)
+        with ours.linear.register_forward_hook(lambda _module, inputs, _y: seen.append(inputs[0])):
+            torch.testing.assert_close(convolved, ours(x))
+        assert seen.pop().shape[-1] == wide
+    x = torch.randn(2, *shape)
+    loss = (ours(x).cos()).sum()
+    gradients = torch.autograd.grad(loss, [*ours.parameters()])
+    with ours.linear.register_forward_hook(lambda *_: None):
+        expected = torch.autograd.grad(ours(x).cos().sum(), [*ours.parameters()])
+    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-4)
+    save_onnx(nn.Sequential(ours.eval()), (x,), tmp_path / "model.onnx", input_names=["x"])
+    nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert nodes.count("Conv") == 2
+    assert "Transpose" not in nodes
+    run = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"]).run
+    torch.testing.assert_close(torch.from_numpy(run(None, {"x": x.numpy()})[0]), ours(x))
 
 
 def test_a_transposed_map_is_known_by_its_name_and_layout() -> None:

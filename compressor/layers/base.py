@@ -214,6 +214,13 @@ class StructuredLayer(nn.Module, ABC):
         """Bytes that rebuild the layer when they are entropy-coded; None where the method has no such form."""
         return None
 
+    def dense_chain(self) -> tuple[Tensor, ...] | None:
+        """The matrices ``(out, in)`` that inputs go through, where that and ``bias`` in the end are all of the layer.
+
+        So it can stand as so many convolutions too.
+        """
+        return None
+
     def onnx_node(self, x: Tensor) -> Tensor:
         """The layer as traced for ONNX; methods with a function of their own emit one node here."""
         return self.transform(x)

@@ -81,6 +81,9 @@ class SVD(StructuredLayer):
         h = nn.functional.linear(x, self.down)  # (..., rank)
         return nn.functional.linear(h, self.up, self.bias)
 
+    def dense_chain(self) -> tuple[Tensor, ...]:
+        return self.down, self.up
+
     def macs(self) -> int:
         return self.down.numel() + self.up.numel()
 
