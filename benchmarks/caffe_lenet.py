@@ -5,8 +5,8 @@ get ACDC's own number of parameters; the presets keep theirs. ``--every`` takes 
 size or its own smallest, and writes ``caffe_lenet_every.json``. ``--onnx`` starts from ``lenet.onnx``, without the
 network's source, ONNX in and ONNX out: ACDC and SVD at its size, convolutions as they are (``caffe_lenet_onnx.json``).
 Needs the data folder (``COMPRESSOR_DATA``, default ``../shared/data``). No run chooses anything by the test images; but
-two defaults of the command, permutations by blocks and layers replaced at once, were chosen by test errors of this
-network and another (``papers/permutation.py``, ``papers/progressive.py``).
+a default of the command, that layers are replaced at once, was chosen by test errors of this network and another
+(``papers/progressive.py``).
 """
 
 from __future__ import annotations
@@ -37,19 +37,28 @@ MOST_ERROR = 0.0095  # the original's
 MOST_ERROR_ONNX = 0.01  # where the convolutions stay as they are
 
 
+def network(*, onnx: bool = False) -> list[str]:
+    """The command's arguments for the model."""
+    folder = data_folder() / "lenet_caffe"
+    if onnx:
+        return [str(folder / "lenet.onnx")]
+    return [str(folder / "lenet_state_dict.pt"), "--arch", "benchmarks/zoo.py:caffe_lenet"]
+
+
+def training() -> list[str]:
+    """The command's arguments for how it is trained."""
+    return [part for setting in TRAINING for part in ("--train", setting)]
+
+
 def job(folder: Path, epochs: int, seed: int, quick: bool, *, onnx: bool = False) -> list[str]:
     """Write the images to ``folder``; the command's arguments for model, data and training. ``quick``: a tenth."""
     images = mnist_in(data_folder() / "mnist")
     step = 10 if quick else 1
     for name, (x, labels) in (("train", images.train), ("test", images.test)):
         np.savez(folder / f"{name}.npz", x=x[::step].astype(np.float32) / 256, labels=labels[::step])
-    state = data_folder() / "lenet_caffe" / "lenet_state_dict.pt"
-    network = [str(state), "--arch", "benchmarks/zoo.py:caffe_lenet"]
-    if onnx:
-        network = [str(data_folder() / "lenet_caffe" / "lenet.onnx")]
-    arguments = [*network, "--seed", str(seed), "--epochs", str(epochs)]
+    arguments = [*network(onnx=onnx), "--seed", str(seed), "--epochs", str(epochs)]
     arguments += ["--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
-    return arguments + [part for setting in TRAINING for part in ("--train", setting)]
+    return arguments + training()
 
 
 def compare(

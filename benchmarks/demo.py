@@ -22,6 +22,7 @@ MAX_LOSS = 0.003  # of accuracy: 0.3 points
 MIN_RATIO = 15.0  # dense parameters before / after
 NORMALIZE = "0.1307,0.3081"  # how ccexam saw its images: (x/255 - mean) / std
 OUT = "demo-out"
+MODEL = [".demo/ccexam/ccexam/weights/mnist.pth", "--arch", "benchmarks/zoo.py:mnist_net"]
 
 
 def write_data(images: Images, quick: bool) -> tuple[str, str]:
@@ -38,10 +39,9 @@ def write_data(images: Images, quick: bool) -> tuple[str, str]:
 
 def command(train: str, test: str, quick: bool, seed: int) -> list[str]:
     """The arguments after ``compress``."""
-    model = [".demo/ccexam/ccexam/weights/mnist.pth", "--arch", "benchmarks/zoo.py:mnist_net"]
     data = ["--data", train, "--eval-data", test, "--normalize", NORMALIZE]
     epochs = ["--epochs", "2" if quick else "3"]
-    return [*model, *data, "--method", "acdc", "--seed", str(seed), *epochs, "-o", OUT, "--force"]
+    return [*MODEL, *data, "--method", "acdc", "--seed", str(seed), *epochs, "-o", OUT, "--force"]
 
 
 def check(report: dict, quick: bool) -> list[tuple[str, bool]]:

@@ -141,6 +141,12 @@ def mean_of(runs: Mapping[str, Values], names: Sequence[str], key: str) -> Mean 
     return Mean(statistics.fmean(values), error, len(values))
 
 
+def mean_over(means: Sequence[Mean]) -> Mean:
+    """The mean of several means, each of runs of its own, with its standard error."""
+    error = math.hypot(*(mean.error or 0.0 for mean in means)) / len(means)
+    return Mean(statistics.fmean(mean.mean for mean in means), error, sum(mean.count for mean in means))
+
+
 def spread(one: Mean, other: Mean) -> float:
     """The standard error of the difference of two means."""
     return math.hypot(one.error or 0.0, other.error or 0.0)

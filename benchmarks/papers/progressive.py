@@ -8,11 +8,9 @@ module replacement (Xu et al. 2020), and mixing as in self-guided training (Wei 
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from experiment import Experiment, Figure, Mean, Runs, Values, lowest, main, mean_of
+from experiment import Experiment, Figure, Runs, Values, lowest, main, mean_of, mean_over
 from jobs import JOBS, test_error
 
 WAYS = ("at once", "linear", "mollify", "cosine", "theseus")
@@ -53,7 +51,7 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
         reached = mollified.mean < plain.mean if plain and mollified else None
         rows.append(Figure("M 4.4", f"{job}, ACDC: error", "mollified below plain", text or None, reached))
     over = {
-        way: _over(known)
+        way: mean_over(known)
         for way in WAYS
         if len(known := [mean for job in JOBS if (mean := means[job, way])]) == len(JOBS)
     }
@@ -62,12 +60,6 @@ def figures(runs: Mapping[str, Values]) -> list[Figure]:
         why = f"{lowest(over)}; the command's default, at once, was chosen by these test errors"
         rows.append(Figure("–", "best way to replace, mean of both jobs", "–", text, None, why))
     return rows
-
-
-def _over(means: Sequence[Mean]) -> Mean:
-    """Over several jobs."""
-    error = math.hypot(*(mean.error or 0.0 for mean in means)) / len(means)
-    return Mean(statistics.fmean(mean.mean for mean in means), error, sum(mean.count for mean in means))
 
 
 EXPERIMENT = Experiment(8, "progressive", "Replacing at once or step by step", 45, measure, figures)
