@@ -148,9 +148,10 @@ def run(
         checkpoint = checkpoint_of(output, recipe)
         with _destination(output, force) as (folder, keep):
             original = _original(case)
+            int8 = _int8(case, original) if INT8 in recipe.baselines else None
             main = _build(case, recipe.method, plan, folder, checkpoint)
             _draw(case, main)
-            others = [_baseline(case, name, main) for name in recipe.baselines]
+            others = [int8 if int8 and name == INT8 else _baseline(case, name, main) for name in recipe.baselines]
             report = _finish(case, main, original, others, eval_fn, started)
             recipe = recipe.model_copy(update={"plan": _resolved(main.fitted)})
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -269,11 +270,15 @@ def _draw(case: Case, candidate: Candidate) -> None:
 
 
 def _baseline(case: Case, name: str, main: Candidate) -> Candidate:
-    folder = temporary_folder(case, name)
-    if name == INT8:
-        return Candidate(name, None, folder)
     plan = baseline_plan(case, name, _sizes(main))
-    return _build(case, name, plan, folder, None)
+    return _build(case, name, plan, temporary_folder(case, name), None)
+
+
+def _int8(case: Case, original: Candidate) -> Candidate:
+    """The original in 8 bits, before the training too."""
+    candidate = Candidate(INT8, None, temporary_folder(case, INT8))
+    quantize_int8(original.onnx, candidate.onnx)
+    return candidate
 
 
 def _sizes(main: Candidate) -> dict[str, int]:
@@ -293,9 +298,6 @@ def _finish(
     case.model.cpu()
     for candidate in (main, *(c for c in others if c.model is not None)):
         export(case, candidate)
-    for candidate in others:
-        if candidate.model is None:
-            quantize_int8(original.onnx, candidate.onnx)
     assert main.model is not None
     inputs = tuple(x.cpu() for x in case.inputs(max(2, min(_CHECK_ROWS, case.examples_at_once))))
     checks = verify(
