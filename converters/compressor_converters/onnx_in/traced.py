@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,16 +33,18 @@ class Part:
 
 
 class Traced:
-    """All parts, traced together."""
+    """All parts, traced together; there may be none."""
 
     def __init__(self, network: OnnxNetwork, parts: Sequence[Part]) -> None:
         self.path, self.opset = network.view.file.path, network.view.file.opset
-        self.kind = helper.np_dtype_to_tensor_dtype(np.dtype(str(parts[0].dtype).removeprefix("torch.")))
-        self.together = _Together(parts)
         self.inputs = [[f"x{n}_{i}" for i in range(len(part.examples))] for n, part in enumerate(parts)]
         names = [name for group in self.inputs for name in group]
         examples = [part.examples for part in parts]
-        self.proto = trace_module(self.together, tuple(x for group in examples for x in group), names, _axes(examples))
+        self.proto, self.kind = onnx.ModelProto(), onnx.TensorProto.UNDEFINED
+        if parts:
+            inputs = tuple(x for group in examples for x in group)
+            self.proto = trace_module(_Together(parts), inputs, names, _axes(examples))
+            self.kind = helper.np_dtype_to_tensor_dtype(np.dtype(str(parts[0].dtype).removeprefix("torch.")))
         self.taken = {name for node in network.view.nodes for name in node.output} | network.view.initializers.keys()
         ends = iter([value.name for value in self.proto.graph.output])
         self.ends = [[next(ends) for _ in range(part.outputs)] for part in parts]
@@ -54,7 +56,7 @@ class Traced:
             if self.varying & set(node.input):
                 self.varying |= set(node.output)
         self.stored = {tensor.name: tensor for tensor in self.proto.graph.initializer}
-        self.made: dict[str, onnx.TensorProto] = {}  # initialisers, by the names that they have in the graph
+        self.kept: dict[str, onnx.TensorProto] = {}  # initialisers that are of no part, by their names in the graph
         self.stored |= {n.output[0]: n.attribute[0].t for n in self.proto.graph.node if n.op_type == "Constant"}
 
     def nodes(
@@ -75,53 +77,10 @@ class Traced:
                 moving.append(helper.make_node("Identity", [starts[0]], [name]))
         return fixed, moving
 
-    def convolutions(self, n: int, start: str, end: str, strides: Sequence[int]) -> list[onnx.NodeProto] | None:
-        """Part ``n`` on features that are channels, as 1×1 convolutions; None where it is not products and sums alone.
-
-        So no axis is moved, and a runtime joins the batch norm and the activation behind it to the last one.
-        """
-        chain: list[tuple[onnx.NodeProto, list[str]]] = []  # products, and the names of their weight and bias
-        value = self.inputs[n][0]
-        for i in sorted(needed(self.ends[n], self.maker, self.read_by)):
-            node = self.proto.graph.node[i]
-            if node.op_type == "Constant":
-                continue
-            constant = next((name for name in node.input if name != value), "")
-            axes = len(self.stored[constant].dims) if constant in self.stored else 0
-            if node.op_type == "MatMul" and node.input[0] == value and axes == 2:
-                chain.append((node, [constant]))
-            elif node.op_type == "Add" and value in node.input and axes == 1 and chain and len(chain[-1][1]) == 1:
-                chain[-1][1].append(constant)
-            else:
-                return None
-            value = node.output[0]
-        if value != self.ends[n][0] or not chain:
-            return None
-        values = [start, *(self.free(node.output[0]) for node, _ in chain[:-1]), end]
-        sizes = [strides, *[[1] * len(strides)] * len(chain)]
-        return [
-            helper.make_node(
-                "Conv", [values[i], self._kernel(weight, len(strides)), *map(self._kept, bias)], [values[i + 1]],
-                self.free(node.name or node.output[0]), kernel_shape=[1] * len(strides), strides=[*sizes[i]],
-            )
-            for i, (node, (weight, *bias)) in enumerate(chain)
-        ]  # fmt: skip
-
-    def _kernel(self, weight: str, axes: int) -> str:
-        """The name of the matrix ``weight (in, out)`` as the kernel of a 1×1 convolution along ``axes`` axes."""
-        matrix = numpy_helper.to_array(self.stored[weight]).T
-        name = self.free(f"{weight}/kernel{axes}")
-        self.made[name] = numpy_helper.from_array(
-            np.ascontiguousarray(matrix.reshape(*matrix.shape, *[1] * axes)), name
-        )
-        return name
-
-    def _kept(self, constant: str) -> str:
-        """The name of a stored ``constant`` among the initialisers."""
-        name = self.free(constant)
-        self.made[name] = onnx.TensorProto()
-        self.made[name].CopyFrom(self.stored[constant])
-        self.made[name].name = name
+    def keep(self, name: str, array: np.ndarray) -> str:
+        """Have ``array`` among the initialisers, once however often it is asked for; the name that it has there."""
+        name = self.free(name)
+        self.kept[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
     def free(self, name: str) -> str:
@@ -141,11 +100,14 @@ class Traced:
         out.name = self.free(node.name or node.output[0])
         return out
 
-    def initializers(self, read: Collection[str]) -> Iterator[onnx.TensorProto]:
-        """What is stored for the parts, as far as it is ``read``."""
+    def initializers(self) -> Iterator[onnx.TensorProto]:
+        """What is stored for the parts, and what was kept beside them."""
         for tensor in self.proto.graph.initializer:
-            self._kept(tensor.name)
-        yield from (tensor for name, tensor in self.made.items() if name in read)
+            out = onnx.TensorProto()
+            out.CopyFrom(tensor)
+            out.name = self.free(tensor.name)
+            yield out
+        yield from self.kept.values()
 
     def functions(self) -> list[onnx.FunctionProto]:
         """The bodies that the nodes call, written for the opset of the file."""

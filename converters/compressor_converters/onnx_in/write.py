@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import onnx
 import torch
 from onnx import helper
@@ -31,30 +33,60 @@ class Place:
 
     layer: StructuredLayer
     calls: tuple[Call, ...]
+    dtype: torch.dtype  # that the graph computes in
 
     @property
     def nodes(self) -> set[int]:
         """The nodes that it replaces."""
         return {i for call in self.calls for i in call.nodes}
 
+    def chain(self) -> tuple[torch.Tensor, ...] | None:
+        """The layer's matrices, where its features are channels and it is a chain of products: then it is convolved."""
+        dense = self.calls[0].dense
+        return self.layer.dense_chain() if dense is not None and dense.is_channels else None
+
     def parts(self, network: OnnxNetwork) -> list[Part]:
         """What must be traced for it: the layer, with an input of the rank that the graph has there."""
-        call = self.calls[0]
-        assert call.dense is not None
-        half = str(network.view.dtype(call.dense.weight)) == "float16"
-        dtype = torch.float16 if half else next(self.layer.parameters()).dtype
-        sizes = range(2, network.ranks.get(call.module, 2) + 1)  # every axis but the last of a size of its own
-        return [Part(self.layer, (torch.zeros(*sizes, self.layer.in_features, dtype=dtype),), dtype)]
+        if self.chain():
+            return []
+        sizes = range(2, network.ranks.get(self.calls[0].module, 2) + 1)  # all but the last: each of a size of its own
+        example = torch.zeros(*sizes, self.layer.in_features, dtype=self.dtype)
+        return [Part(self.layer, (example,), self.dtype)]
 
     def made(self, traced: Traced, first: int) -> list[onnx.NodeProto]:
         """The nodes that stand for it; ``first`` is the number of its part."""
-        call, end = self.calls[0], self.calls[-1].output
-        if call.dense is not None and call.dense.is_channels:
-            nodes = traced.convolutions(first, call.input, end, call.dense.strides)
-            if nodes is not None:
-                return nodes
-        before, after, start, final = _around(traced, call, end)
+        chain = self.chain()
+        if chain:
+            return self._convolutions(traced, chain)
+        before, after, start, final = _around(traced, self.calls[0], self.calls[-1].output)
         return [*before, *(node for group in traced.nodes(first, [start], [final]) for node in group), *after]
+
+    def _convolutions(self, traced: Traced, chain: Sequence[torch.Tensor]) -> list[onnx.NodeProto]:
+        """1×1 convolutions with the matrices of ``chain``.
+
+        So no axis is moved, and a runtime joins the batch norm and the activation behind it to the last one.
+        """
+        call, bias = self.calls[0], cast("torch.Tensor | None", self.layer.bias)
+        assert call.dense is not None
+        names = [f"{call.module}/{call.nodes[0]}/{i}" for i in range(len(chain))]  # a module may be called twice
+        values = [call.input, *map(traced.free, names[:-1]), self.calls[-1].output]
+        ones = [1] * len(call.dense.strides)
+        nodes = []
+        for i, matrix in enumerate(chain):
+            weights = [traced.keep(f"{call.module}/kernel{i}", self._array(matrix.reshape(*matrix.shape, *ones)))]
+            if bias is not None and i == len(chain) - 1:
+                weights.append(traced.keep(f"{call.module}/bias", self._array(bias)))
+            strides = list(ones if i else call.dense.strides)
+            nodes.append(
+                helper.make_node(
+                    "Conv", [values[i], *weights], [values[i + 1]], traced.free(names[i]), kernel_shape=ones,
+                    strides=strides,
+                )
+            )  # fmt: skip
+        return nodes
+
+    def _array(self, tensor: torch.Tensor) -> np.ndarray:
+        return tensor.detach().cpu().to(self.dtype).numpy()
 
 
 def find_places(network: OnnxNetwork) -> list[Place | LoopPlace]:
@@ -70,7 +102,9 @@ def find_places(network: OnnxNetwork) -> list[Place | LoopPlace]:
             network.get_submodule(following.module)
         ) is nn.Identity:
             swallowed.append(following)
-        places.append(Place(layer, tuple(swallowed)))
+        assert call.dense is not None
+        is_half = str(network.view.dtype(call.dense.weight)) == "float16"
+        places.append(Place(layer, tuple(swallowed), torch.float16 if is_half else next(layer.parameters()).dtype))
     loops = [LoopPlace(loop, network.opened_node(loop)) for loop in network.loops]
     return [*places, *(place for place in loops if place.is_changed)]
 
@@ -106,7 +140,7 @@ def _exchange(proto: onnx.ModelProto, network: OnnxNetwork, places: Sequence[Pla
     del graph.node[:]
     graph.node.extend(nodes)
     read = {name for node in nodes for name in reads(node)} | {value.name for value in graph.output}
-    graph.initializer.extend(traced.initializers(read))
+    graph.initializer.extend(traced.initializers())
     original = {name for node in network.view.nodes for name in node.input}
     for field in (graph.initializer, graph.input):
         initial = {tensor.name for tensor in network.view.graph.initializer}
