@@ -30,7 +30,8 @@ def quantize_int8(source: Path, target: Path) -> None:
         raise _no_int8(f"onnxruntime cannot quantise the original ({reason(error)})") from error
     finally:
         logging.getLogger("root").disabled = before
-    if not any("Integer" in node.op_type or "Dequantize" in node.op_type for node in onnx.load(target).graph.node):
+    graph = onnx.load(target, load_external_data=False).graph
+    if not any("Integer" in node.op_type or "Dequantize" in node.op_type for node in graph.node):
         raise _no_int8("onnxruntime quantises nothing in the original")
 
 
