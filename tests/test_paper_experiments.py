@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from choice import Choice
 from classification import error, flat, mnist, outputs, shifted, train
 from denil import KINDS, SHARES, fine_tune, learned, predicted, pretrained
 from denil import figures as denil_figures
 from experiment import Figure, Mean, Runs, at_most, lowest, mean_of, percent
+from jobs import JOBS
 from kernel_dimensions import network as kernel_network
 from kernel_grids import network as grid_network
 from lenet import HEADS, PAST, network, weights
@@ -123,6 +125,25 @@ def test_the_counting_table_says_whether_annealing_helps_and_how_many_plain_runs
     order, by = unique_figures(runs)[-2:]
     assert (order.what, order.reached) == ("annealed NAN below NAN", False)
     assert "of 3 plain runs 2 hardly trained" in by.why
+
+
+def test_a_default_is_chosen_by_the_images_held_back_and_only_once_both_jobs_have_them() -> None:
+    choice = Choice({"one": (), "other": ()})
+    runs = {
+        f"{job}, {way}, seed {seed}": {"held_back_error": held + 0.0001 * seed, "test_error": 0.03 - held}
+        for job in JOBS
+        for way, held in (("one", 0.01), ("other", 0.02))
+        for seed in range(3)
+    }
+    (row,) = choice.chosen(runs, "ways", "one")
+    assert (row.what, row.why) == (
+        "ways: error held back, mean of both jobs",
+        "lowest: 'one'; the command's default is one",
+    )
+    assert row.ours == "one 1.01% ± 0.00% (6 runs), other 2.01% ± 0.00% (6 runs)"
+    assert choice.test_errors(runs, next(iter(JOBS)))["one"].mean == pytest.approx(0.02)
+    first = next(iter(JOBS))
+    assert choice.chosen({name: run for name, run in runs.items() if name.startswith(first)}, "ways", "one") == []
 
 
 def test_films_name_the_first_split_alone_and_when_weights_are_zero() -> None:
