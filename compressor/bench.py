@@ -44,7 +44,7 @@ def bench(
     with threads(1):
         case = open_case(recipe, model=live, unsafe=unsafe_load, progress=progress)
         graph = isinstance(case.model, OnnxNetwork)  # then there is nothing but model.onnx
-        compressed = Candidate("compressed", None if graph else load_folder(folder), folder)
+        compressed = Candidate("compressed", None if graph else load_folder(folder, model=case.rebuild()), folder)
         reference = Candidate("original", case.model, temporary_folder(case, "original"))
         export(case, reference)
         time_all(case, [reference, compressed], seconds=seconds)

@@ -29,10 +29,12 @@ from compressor.measure import (
     native_session,
     one_thread,
     ort_session,
+    output_place,
     run_ort,
 )
 from compressor.report import LatencyRow, Side
 from compressor.sites import device_of, structured
+from compressor.verify import check, run_pt2
 from compressor_converters import manifest as manifests
 from compressor_converters.hugging_face.writing import is_hugging_face, write_config
 from compressor_converters.onnx_file import save_onnx
@@ -101,6 +103,19 @@ def export(case: Case, candidate: Candidate) -> None:
             candidate.notes.append(note)
     if case.loaded.folder is not None and is_hugging_face(model):
         write_config(model, candidate.folder, source=case.loaded.folder)
+
+
+def export_original(case: Case) -> Candidate:
+    """The original with its files: what cannot be written, loaded or taken as the network takes it is said here."""
+    original = Candidate("original", case.model, temporary_folder(case, "original"))
+    export(case, original)
+    if isinstance(case.model, OnnxNetwork):
+        ort_session(case.model.view.file.path)
+        return original
+    ort_session(original.onnx)
+    assert case.example is not None
+    check("the original as a program (.pt2)", case.model, case.example, run_pt2(original.folder / "model.pt2"))
+    return original
 
 
 def time_all(case: Case, candidates: Sequence[Candidate], *, seconds: float | None = None) -> None:
@@ -222,8 +237,11 @@ def _graph_macs(case: Case, model: OnnxNetwork) -> int:
     return total
 
 
-def check_quality(case: Case) -> None:
+def check_quality(case: Case, eval_fn: Callable[[nn.Module], float] | None) -> None:
     """CompressorError where the report's figure of quality cannot be had: labels or a metric that do not fit."""
+    if eval_fn is not None:
+        _own_figure(eval_fn, case.model)
+        return
     data, metric = case.eval_data, case.recipe.metric
     if data is None or not data.has_labels:
         if metric is not None:
@@ -240,7 +258,7 @@ def check_quality(case: Case) -> None:
 def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], float] | None) -> dict[str, Any]:
     """Accuracy, or the named metric, where there are labels; else agreement with the original."""
     if eval_fn is not None and candidate.model is not None:
-        return {"metric": "eval_fn", "value": float(eval_fn(candidate.model))}
+        return {"metric": "eval_fn", "value": _own_figure(eval_fn, candidate.model)}
     run = _runner(case, candidate)
     data = case.eval_data
     if data is not None and data.has_labels:
@@ -258,13 +276,23 @@ def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], flo
     return {}
 
 
+def _own_figure(eval_fn: Callable[[nn.Module], float], model: nn.Module) -> float:
+    value = eval_fn(model)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise CompressorError(f"eval_fn gave {value!r:.80}; write it as f(model) -> float") from None
+
+
 def _runner(case: Case, candidate: Candidate) -> Callable[[tuple[Tensor, ...]], Tensor]:
     if candidate.model is not None:
         return _torch_runner(candidate.model)
     session = ort_session(candidate.onnx)
     if isinstance(case.model, OnnxNetwork):
         return FileRun(case.model, session)
-    return lambda inputs: torch.from_numpy(run_ort(session, inputs)[0])
+    with torch.no_grad():
+        place = output_place(case.model(*case.inputs(1)))
+    return lambda inputs: torch.from_numpy(run_ort(session, inputs)[place])
 
 
 def _torch_runner(model: nn.Module) -> Callable[[tuple[Tensor, ...]], Tensor]:

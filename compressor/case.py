@@ -21,7 +21,18 @@ from compressor.measure import check_metric, first_output
 from compressor.plan import Plan, make_plan, matches, probe
 from compressor.progress import Limit, Progress, silent
 from compressor.recipe import Recipe
-from compressor.sites import Run, Site, check_types, device_of, examples_at_once, find_runs, find_sites, type_name
+from compressor.sites import (
+    Run,
+    Site,
+    check_types,
+    device_of,
+    examples_at_once,
+    find_runs,
+    find_sites,
+    other_linears,
+    type_name,
+)
+from compressor_converters.arch import said
 from compressor_converters.calling import call_in_order, given_names, spare_inputs
 from compressor_converters.graph import to_module
 from compressor_converters.load import Loaded, load_model
@@ -132,7 +143,7 @@ def open_case(
     method(recipe.method).config(recipe.settings)  # a wrong option is said before anything is read
     recipe.how()
     check_metric(recipe.metric)
-    source: Any = copy.deepcopy(model) if model is not None else recipe.model  # the caller's own stays as it is
+    source: Any = _copied(model) if model is not None else recipe.model  # the caller's own stays as it is
     if source is None:
         raise CompressorError("no model: give a file, or module:callable")
     loaded = load_model(source, arch=recipe.arch, unsafe=unsafe, meta=meta)
@@ -154,9 +165,9 @@ def open_case(
         notes.append("no data was given: fitted in the space of weights (Σ = I), without distillation")
     example = _example(recipe, loaded, data_set)
     if example is not None:
-        _try(network, example, trains=data_set is not None and not meta and recipe.how().epochs != 0)
+        try_out(network, example, trains=data_set is not None and not meta and recipe.how().epochs != 0)
         example = tuple(x.to(device_of(network)) for x in example)
-    notes += (left := _left_out(network))
+    notes += (left := [*_left_out(network), *other_linears(network)])
     packed = _packed(network, example)
     notes += [f"{name}: left as it is, since it is given packed sequences" for name in sorted(packed)]
     kinds = find_openable(network, recipe.target, leave=packed)
@@ -237,26 +248,43 @@ def _noise(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
         ) from None
 
 
-def _try(model: nn.Module, example: tuple[Tensor, ...], *, trains: bool) -> None:
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # tensors that were computed, as the weights of torch.nn.utils.prune are
+        raise CompressorError(
+            f"the model cannot be copied: {reason(error)}; where prune or weight_norm computes its weights, make them"
+            " parameters again first (prune.remove, remove_weight_norm)"
+        ) from None
+
+
+def try_out(model: nn.Module, example: tuple[Tensor, ...], *, trains: bool = False, what: str = "") -> None:
     """Run the model once: data which does not fit is said before the work begins, data that it changes is spared."""
+    trains = trains and not isinstance(model, OnnxNetwork)  # a graph says itself what it lacks, and goes without
     device = device_of(model)
     given = [x.to(device).clone() for x in example]
     before = [x._version for x in given]
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(trains):
             y = model(*given)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except CompressorError:
+        raise
+    except Exception as error:  # the user's code: any kind
         shapes = ", ".join(f"{tuple(x.shape)} {type_name(x.dtype)}" for x in example)
-        said = " ".join(str(error).split())[:200]
-        raise CompressorError(f"the model does not take this input ({shapes}): {said}") from None
+        raise CompressorError(f"{what}the model does not take this input ({shapes}): {said(error)}") from None
     if before != [x._version for x in given]:
         spare_inputs(model)
-    if not trains or isinstance(model, OnnxNetwork):  # a graph says itself what its training lacks, and goes without
+    if not trains:
         return
     if not (output := first_output(y)).is_floating_point():
         raise CompressorError(
             f"the model gives {type_name(output.dtype)}, by which nothing can be trained: let it return its scores"
             " (before argmax or round), or give --epochs 0"
+        )
+    if not output.requires_grad and any(p.requires_grad for p in model.parameters()):
+        raise CompressorError(
+            "the model's forward switches gradients off (torch.no_grad, inference_mode), so that nothing can be"
+            " trained: take that out, or give --epochs 0"
         )
 
 

@@ -18,7 +18,7 @@ from compressor.checkpoint import fingerprint, read, save, snapshot, take_up
 from compressor.data import Batch, Dataset
 from compressor.errors import CompressorError
 from compressor.layers import replace
-from compressor.measure import first_output
+from compressor.measure import IGNORED, first_output
 from compressor.plan import Entry
 from compressor.progress import Limit, Progress, Stage
 from compressor.sites import device_of, extract, structured, type_name
@@ -29,6 +29,9 @@ from compressor.train.progressive import Fading, Shares
 from compressor.train.schedule import Schedule
 from compressor.training import Training, varied
 from compressor_converters.onnx_in import OnnxNetwork
+
+_UNLIKELY = -1e4  # the score of a class that the original rules out
+_JUDGED = 64  # examples by which it is judged what labels are
 
 
 @dataclass
@@ -84,12 +87,20 @@ def _outputs(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[
 
 
 def _whole_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, how: Training, classes: bool) -> Tensor:
-    """KL at a temperature, and cross-entropy with labels, where they name classes; else the relative squared error."""
+    """KL at a temperature, and cross-entropy with labels, where they name classes; else the relative squared error.
+
+    Where the teacher says infinity, as masks do, there is nothing to imitate.
+    """
+    masked = ~torch.isfinite(teacher)
     if not classes or student.ndim != 2:
-        loss = (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
-        if labels is not None and labels.is_floating_point() and labels.numel() == student.numel():
-            loss = (1 - how.label_share) * loss + how.label_share * F.mse_loss(student, labels.reshape(student.shape))
+        student, teacher = student.masked_fill(masked, 0), teacher.masked_fill(masked, 0)
+        size = teacher.square().mean().clamp_min(1e-12)
+        loss = (student - teacher).square().mean() / size
+        if labels is not None and labels.is_floating_point():
+            off = F.mse_loss(student, labels.reshape(student.shape)) / size
+            loss = (1 - how.label_share) * loss + how.label_share * off
         return loss
+    student, teacher = student.masked_fill(masked, _UNLIKELY), teacher.masked_fill(masked, _UNLIKELY)
     T = how.temperature
     kl = F.kl_div(
         F.log_softmax(student / T, dim=-1), F.log_softmax(teacher / T, dim=-1), log_target=True, reduction="batchmean"
@@ -106,19 +117,35 @@ def _hint(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     return off / size.clamp_min(1e-12)
 
 
-def _check_labels(model: nn.Module, data: Dataset) -> None:
-    """Refuse labels that name no class of ``model``, before anything is trained."""
+def _are_values(model: nn.Module, batch: Batch) -> bool:
+    """Whether labels that are no classes are what ``model`` gives: nearer to it than to their mean. Logits are not."""
+    assert batch.labels is not None
     device = device_of(model)
     with torch.no_grad():
-        output = first_output(model(*(x.to(device) for x in data.head(2).inputs)))
+        output = first_output(model(*(x.to(device) for x in batch.inputs))).cpu().double()
+    if output.numel() != batch.labels.numel():
+        return False
+    labels = batch.labels.double().reshape(output.shape)
+    return bool((output - labels).square().mean() < (labels - labels.mean(0)).square().mean())
+
+
+def check_labels(model: nn.Module, data: Dataset) -> None:
+    """CompressorError for labels that name no class of ``model``."""
+    first = data.head(2)
+    if first.labels is None or first.labels.is_floating_point():
+        return
+    device = device_of(model)
+    with torch.no_grad():
+        output = first_output(model(*(x.to(device) for x in first.inputs)))
     found = [batch.labels for batch in data.batches(4096) if batch.labels is not None]
     if output.ndim == 2 and found[0].ndim != 1:
         raise CompressorError(
             f"the data's labels are {type_name(found[0].dtype)} of shape {tuple(found[0].shape[1:])} for each example,"
             " where a class is one whole number; save them as floating-point numbers to train on them as values"
         )
-    labels = torch.cat([part.flatten() for part in found])
-    low, high = int(labels.min()), int(labels.max())
+    labels = torch.cat([part.flatten().long() for part in found])
+    labels = labels[labels != IGNORED]
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     if output.ndim == 2 and not 0 <= low <= high < output.shape[1]:
         raise CompressorError(
             f"the data's labels go from {low} to {high}, the model gives {output.shape[1]} classes (0 and up);"
@@ -148,6 +175,11 @@ class Distillation:
         self.schedules: list[Schedule] = [self.shares, *([] if self.noise is None else [self.noise])]
         labels = train.head(1).labels
         self.classes = labels is not None and not labels.is_floating_point()
+        self.without_labels = (
+            labels is not None
+            and not self.classes
+            and not _are_values(teacher, next(iter(train.batches(_JUDGED, seed=seed))))
+        )
 
     @cached_property
     def origin(self) -> str:
@@ -157,7 +189,7 @@ class Distillation:
     def loss(self, batch: Batch, *, hints: bool) -> Tensor:
         """The loss of ``batch``; with ``hints`` the outputs of the replaced blocks count too."""
         inputs = tuple(x.to(self.device) for x in batch.inputs)
-        labels = None if batch.labels is None else batch.labels.to(self.device)
+        labels = None if batch.labels is None or self.without_labels else batch.labels.to(self.device)
         entries = self.entries if hints else ()
         theirs, ours = [entry.sites[-1] for entry in entries], [entry.name for entry in entries]
         with _outputs(self.teacher, theirs) as wanted, _outputs(self.student, ours) as got:
@@ -287,8 +319,9 @@ def distill(
     )
     with fading(student, teacher, entries, how) as faders, noise as noisy:
         run = Distillation(student, teacher, entries, train, how, seed)
-        if run.classes:
-            _check_labels(teacher, data)
+        if run.without_labels:
+            result.notes.append("trained without the labels: they are not values that the original's outputs come near")
+        check_labels(teacher, data)
         best = snapshot(student)
         found = read(checkpoint, run, result)
         if found is not None:

@@ -17,24 +17,32 @@ import torch
 from torch import nn
 
 from compressor.baselines import INT8, quantize_int8
-from compressor.candidate import Candidate, check_quality, count, export, side, temporary_folder, time_all
+from compressor.candidate import (
+    Candidate,
+    check_quality,
+    count,
+    export,
+    export_original,
+    side,
+    temporary_folder,
+    time_all,
+)
 from compressor.case import Case, open_case, processor, threads, versions
 from compressor.checkpoint import checkpoint_of, forget
 from compressor.distill import distill, obstacle
 from compressor.errors import CompressorError
 from compressor.fit import Fitted, fit
 from compressor.layers import replace
-from compressor.measure import ort_session
 from compressor.plan import Plan, layer_for
 from compressor.progress import Progress, silent
 from compressor.recipe import Recipe
 from compressor.refusals import (
     baseline_plan,
     check_baselines,
+    check_case,
     check_device,
     check_names,
     check_replayed,
-    needs_example,
     refuse_empty,
 )
 from compressor.report import Baseline, LayerRow, Report, Side, Stand, write_reports
@@ -43,7 +51,6 @@ from compressor.sites import structured
 from compressor.train.noise import saturating
 from compressor.verify import verify
 from compressor_converters.folder import check_free, output_folder
-from compressor_converters.onnx_in import OnnxNetwork
 
 _CHECK_ROWS = 64
 
@@ -134,20 +141,19 @@ def run(
     check_device(recipe.device)
     if output is not None:
         check_free(Path(output), force=force)
-    with threads(recipe.threads), _deterministic(recipe.seed):
+    with threads(recipe.threads), _deterministic(recipe.seed), torch.inference_mode(False), torch.enable_grad():
         case = open_case(
             recipe, model=model, data=data, eval_data=eval_data, unsafe=unsafe_load, progress=progress, stop=stop
         )
-        needs_example(case)
-        if eval_fn is None:
-            check_quality(case)
+        check_case(case)
+        check_quality(case, eval_fn)
         recipe = case.recipe
         plan = _plan(case)
         refuse_empty(case, plan, recipe.method)
         check_baselines(case, plan)
         checkpoint = checkpoint_of(output, recipe)
         with _destination(output, force) as (folder, keep):
-            original = _original(case)
+            original = export_original(case)
             int8 = _int8(case, original) if INT8 in recipe.baselines else None
             main = _build(case, recipe.method, plan, folder, checkpoint)
             _draw(case, main)
@@ -219,14 +225,6 @@ def _deterministic(seed: int) -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
-
-
-def _original(case: Case) -> Candidate:
-    """The original with its files, written first: what cannot be written or loaded is said before the training."""
-    original = Candidate("original", case.model, temporary_folder(case, "original"))
-    export(case, original)
-    ort_session(case.model.view.file.path if isinstance(case.model, OnnxNetwork) else original.onnx)
-    return original
 
 
 def _build(case: Case, name: str, plan: Plan, folder: Path, checkpoint: Path | None) -> Candidate:

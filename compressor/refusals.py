@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 
 from compressor.baselines import INT8
-from compressor.case import Case
+from compressor.case import Case, try_out
+from compressor.distill import check_labels
 from compressor.errors import CompressorError, reason
 from compressor.layers import method
+from compressor.measure import difference, first_output
 from compressor.plan import Plan, layer_for
 from compressor.recipe import Recipe
+from compressor.sites import device_of
+from compressor.verify import TOLERANCE
+from compressor_converters.onnx_in import OnnxNetwork
 
 _MEND = "take the plan out of the recipe, so that it is made anew"
 
@@ -31,7 +36,31 @@ def check_device(name: str) -> None:
         raise CompressorError(f"--device {name}: holds no numbers, so nothing can be trained there; give cpu or cuda")
 
 
-def needs_example(case: Case) -> None:
+def check_case(case: Case) -> None:
+    """CompressorError where the network's input is not known, or its outputs or the labels serve for no work."""
+    _needs_example(case)
+    if case.eval_data is not None:
+        try_out(case.model, case.eval_data.head(2).inputs, what="evaluation data: ")
+    _check_outputs(case)
+    if case.data is not None and case.recipe.how().epochs and not isinstance(case.model, OnnxNetwork):
+        check_labels(case.model, case.data)  # of a graph it is not known yet whether it can be trained
+
+
+def _check_outputs(case: Case) -> None:
+    """CompressorError where no file could be checked against the network's outputs: NaN, or others each time."""
+    inputs = [x.to(device_of(case.model)) for x in case.inputs(2)]
+    with torch.no_grad():
+        once, again = (first_output(case.model(*inputs)).double() for _ in range(2))
+    if once.isnan().any():
+        raise CompressorError("the model gives NaN for its first examples; mend the model, or give other --data")
+    if difference(once, again).abs().max() > TOLERANCE * once.masked_fill(~once.isfinite(), 0).abs().max():
+        raise CompressorError(
+            "the model gives other outputs for the same input, in eval mode too, so that nothing can be checked"
+            " against it: take the chance out of its forward"
+        )
+
+
+def _needs_example(case: Case) -> None:
     """CompressorError where nothing says what the model's input looks like."""
     if case.example is None:
         names = ", ".join(case.loaded.input_names)

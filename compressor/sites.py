@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from compressor.errors import CompressorError
 from compressor.layers import StructuredLayer
@@ -92,8 +93,30 @@ def dense_modules(model: nn.Module) -> dict[str, nn.Linear]:
     return {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and name and name not in inside and module.weight.numel()
+        if type(module) is nn.Linear and name and name not in inside and _weight(module) is not None
     }
+
+
+def other_linears(model: nn.Module) -> list[str]:
+    """Dense layers of ``model`` that are no sites, in words, with what would make them such."""
+    found: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or type(module) is NonDynamicallyQuantizableLinear:  # in an attention
+            continue
+        if not name:
+            found.setdefault("it is the whole model: put it into a torch.nn.Sequential", []).append("the layer")
+        elif "weight" not in module._parameters:
+            made = "its weight is computed (by prune, weight_norm or the like): make it a parameter again"
+            found.setdefault(made, []).append(name)
+        elif type(module) is not nn.Linear:
+            found.setdefault(f"a {type(module).__name__} is no torch.nn.Linear", []).append(name)
+    return [f"left as it is: {', '.join(names)}: {why}" for why, names in found.items()]
+
+
+def _weight(linear: nn.Linear) -> nn.Parameter | None:
+    """The weight of ``linear`` where it is a parameter with numbers in it, and not what a hook makes of others."""
+    weight = linear._parameters.get("weight")
+    return weight if weight is not None and weight.numel() else None
 
 
 class _Watched(nn.Linear):
@@ -153,11 +176,12 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
     """
     found = dense_modules(model)
     called: dict[str, list[int]] = {}
+    by_name: set[str] = set()
     read: set[str] = set()
     if example is not None:
         with contextlib.ExitStack() as hooks, _watching(found) as read, torch.no_grad():
             for name, module in found.items():
-                hooks.enter_context(module.register_forward_pre_hook(_counter(called, name)))
+                hooks.enter_context(module.register_forward_pre_hook(_counter(called, by_name, name), with_kwargs=True))
             model(*example)
     order = [*called, *(name for name in found if name not in called)]
     passes = model.passes(example) if isinstance(model, OnnxNetwork) and example is not None else 1
@@ -174,7 +198,7 @@ def find_sites(model: nn.Module, example: tuple[Tensor, ...] | None) -> list[Sit
             is_last=[name] == last,
             tied_to=_other_holder(found[name], name, owners),
             is_split=passes > 1,
-            obstacle=None if isinstance(model, OnnxNetwork) else _obstacle(found[name], name in read),
+            obstacle=None if isinstance(model, OnnxNetwork) else _obstacle(found[name], name in read, name in by_name),
         )
         for name in order
     ]
@@ -187,7 +211,11 @@ def examples_at_once(sites: Iterable[Site], inputs: Sequence[Tensor]) -> int:
     return max(1, min(_MOST_EXAMPLES, int(_MOST_ROWS / max(1.0, rows)), _MOST_NUMBERS // max(1, numbers)))
 
 
-def _obstacle(linear: nn.Linear, is_read: bool) -> str | None:
+def _obstacle(linear: nn.Linear, is_read: bool, is_called_by_name: bool) -> str | None:
+    if linear._forward_hooks or linear._forward_pre_hooks:
+        return "it has hooks, which would be lost with it"
+    if is_called_by_name:
+        return "its input is given by name, where only the first argument is looked at"
     if is_read:
         return "the network reads its weight or bias itself, which no other layer has"
     if linear.weight.dtype != torch.float32:
@@ -199,9 +227,10 @@ def _other_holder(linear: nn.Linear, name: str, owners: Mapping[int, Sequence[st
     return next((other for p in linear.parameters() for other in owners[id(p)] if other != name), None)
 
 
-def _counter(called: dict[str, list[int]], name: str) -> Any:
-    def count(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        called.setdefault(name, []).append(math.prod(inputs[0].shape[:-1]))
+def _counter(called: dict[str, list[int]], by_name: set[str], name: str) -> Any:
+    def count(_module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+        by_name.update({name} if named else ())
+        called.setdefault(name, []).append(math.prod((inputs or tuple(named.values()))[0].shape[:-1]))
 
     return count
 
@@ -294,6 +323,8 @@ def _module_names(model: nn.Module, calls: tuple[fx.Node, ...], uses: Mapping[st
             uses[name] > 1
             or next(module.children(), None) is not None
             or not type(module).__module__.startswith("torch.nn.modules")
+            or module._forward_hooks
+            or module._forward_pre_hooks
         ):
             return None
         names.append(name)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressor.errors import CompressorError
-from compressor.measure import first_output, native_session, ort_session, run_ort
+from compressor.errors import CompressorError, reason
+from compressor.measure import difference, first_output, native_session, ort_session, output_place, run_ort
 from compressor.report import Check
 from compressor_converters.calling import call_in_order
 from compressor_converters.folder import load_folder
@@ -66,18 +66,19 @@ def verify(
                 if len(inputs[0]) == 1:
                     raise
                 inputs = tuple(x[: max(1, len(x) // 4)] for x in inputs)
-    program = load_pt2(folder / "model.pt2").module()
+    with torch.no_grad():
+        place = output_place(model(*(x[:1] for x in inputs)))
     checks = [
         check("model.safetensors", model, inputs, run_torch(load_folder(folder, model=rebuild()))),
-        check("model.pt2", model, inputs, run_torch(program)),
+        check("model.pt2", model, inputs, run_pt2(folder / "model.pt2")),
         check("model.pt2 with model.safetensors", model, inputs, run_torch(load_folder(folder))),
-        check("model.onnx", model, inputs, run_onnx(folder / "model.onnx")),
+        check("model.onnx", model, inputs, run_onnx(folder / "model.onnx", place)),
     ]
     if (native := native_session(folder / "model.onnx")) is not None:
-        checks.append(check(_NATIVE, model, inputs, run_session(native)))
+        checks.append(check(_NATIVE, model, inputs, run_session(native, place)))
     shorter = shortened(inputs, free)
     if shorter is not None and _takes_any_length(folder / "model.onnx", free):
-        checks.append(check("model.onnx on shorter inputs", model, shorter, run_onnx(folder / "model.onnx")))
+        checks.append(check("model.onnx on shorter inputs", model, shorter, run_onnx(folder / "model.onnx", place)))
     if (folder / CONFIG).is_file():
         loaded = load_pretrained(folder, type(model))
         call_in_order(loaded, read_manifest(folder / "model.safetensors").input_names)
@@ -102,14 +103,19 @@ def _takes_any_length(path: Path, free: Sequence[Mapping[int, str]]) -> bool:
     return all(not isinstance(shape[axis], int) for shape, axes in zip(shapes, free, strict=True) for axis in axes)
 
 
-def run_onnx(path: Path, *, library: Path | None = None) -> Callable[[tuple[Tensor, ...]], Tensor]:
+def run_onnx(path: Path, place: int = 0, *, library: Path | None = None) -> Callable[[tuple[Tensor, ...]], Tensor]:
     """What onnxruntime makes of a batch with the file ``path``: stock, or with the operators of ``library``."""
-    return run_session(ort_session(path, library=library))
+    return run_session(ort_session(path, library=library), place)
 
 
-def run_session(session: InferenceSession) -> Callable[[tuple[Tensor, ...]], Tensor]:
-    """What ``session`` makes of a batch."""
-    return lambda batch: torch.from_numpy(np.asarray(run_ort(session, batch)[0]))
+def run_session(session: InferenceSession, place: int = 0) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """What ``session`` makes of a batch: the output number ``place``, see `output_place`."""
+    return lambda batch: torch.from_numpy(np.asarray(run_ort(session, batch)[place]))
+
+
+def run_pt2(path: Path) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """What the exported program ``path`` makes of a batch."""
+    return run_torch(load_pt2(path).module())
 
 
 def run_torch(model: nn.Module) -> Callable[[tuple[Tensor, ...]], Tensor]:
@@ -144,11 +150,16 @@ def check(
                 raise
             except CompressorError as error:
                 raise CompressorError(f"{name}: {error}; nothing was written") from error
+            except Exception as error:  # torch's own, of many kinds
+                raise CompressorError(
+                    f"{name}: does not take a batch of {size}, which the model takes: {reason(error)};"
+                    " nothing was written"
+                ) from error
             if got.shape != expected.shape:
                 raise CompressorError(f"{name}: gives {tuple(got.shape)}, the model in memory {tuple(expected.shape)}")
-            difference = (got - expected).abs()
-            worst = max(worst, float(difference.max()) if torch.isfinite(difference).all() else float("inf"))
-            largest = max(largest, float(expected.abs().max()))
+            off = difference(got, expected).abs()
+            worst = max(worst, float(off.max()) if torch.isfinite(off).all() else float("inf"))
+            largest = max(largest, float(expected.masked_fill(~torch.isfinite(expected), 0).abs().max()))
     relative = worst / largest if largest else worst
     if not relative <= tolerance:
         raise CompressorError(

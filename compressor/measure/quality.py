@@ -9,12 +9,15 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from compressor.data import Dataset
 from compressor.errors import CompressorError, nearest
 
 Run = Callable[[tuple[Tensor, ...]], Tensor]
 Metric = Callable[[Tensor, Tensor], float]  # of all outputs and all labels
+
+IGNORED = -100  # the label of what counts for nothing, such as padding; torch's cross-entropy skips it too
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,26 @@ def first_output(y: object) -> Tensor:
     raise CompressorError(f"the model returns a {type(y).__name__} without a tensor in it; let it return a tensor")
 
 
+def output_place(y: object) -> int:
+    """Which of the tensors in ``y`` the main one is: so a file, whose outputs are all of them in a row, numbers it."""
+    main = first_output(y)
+    tensors = [leaf for leaf in tree_leaves(y) if isinstance(leaf, Tensor)]
+    return next((i for i, leaf in enumerate(tensors) if leaf is main), 0)
+
+
+def difference(one: Tensor, other: Tensor) -> Tensor:
+    """``one - other``, 0 where they are equal: infinities too, which a mask writes where nothing is to be said."""
+    return torch.where(one == other, 0, one - other)
+
+
 def _hits(outputs: Tensor, labels: Tensor, most: int = 1) -> Tensor:
-    """1 for each label that is among the ``most`` highest outputs, 0 for the others."""
+    """1 for each label that is among the ``most`` highest outputs, 0 for the others; those that count."""
     axis = _class_axis(outputs, labels)
     if axis is None:
         raise CompressorError(f"{_fit(outputs, labels)} as classes; name another --metric (mse, mae, rmse)")
     scores = outputs.movedim(axis, -1)
     highest = scores.topk(min(most, scores.shape[-1]), dim=-1).indices
-    return (highest == labels.unsqueeze(-1)).any(-1).double()
+    return (highest == labels.unsqueeze(-1)).any(-1).double()[labels.long() != IGNORED]
 
 
 def _class_axis(outputs: Tensor, labels: Tensor) -> int | None:
@@ -74,7 +89,9 @@ def _class_axis(outputs: Tensor, labels: Tensor) -> int | None:
 
 def _difference(outputs: Tensor, labels: Tensor) -> Tensor:
     if outputs.numel() != labels.numel():
-        raise CompressorError(f"{_fit(outputs, labels)} number by number; name another --metric")
+        are_classes = outputs.ndim == labels.ndim + 1 and bool((labels == labels.round()).all())
+        mend = "save class labels as whole numbers (int64)" if are_classes else "name another --metric"
+        raise CompressorError(f"{_fit(outputs, labels)} number by number; {mend}")
     return outputs.double() - labels.reshape(outputs.shape).double()
 
 
@@ -174,8 +191,8 @@ def fidelity(teacher: Run, student: Run, data: Dataset, batch_size: int = 256) -
         classes = classes and aim.ndim == 2 and aim.shape[1] >= 2
         if classes:
             same += int((aim.argmax(1) == got.argmax(1)).sum())
-        off += float((got - aim).square().sum())
-        size += float(aim.square().sum())
+        off += float(difference(got, aim).square().sum())
+        size += float(aim[aim.isfinite()].square().sum())
         examples += len(batch)
     relative = math.sqrt(off / size) if size else (math.inf if off else 0.0)
     return Fidelity(same / max(1, examples) if classes else None, relative, examples)

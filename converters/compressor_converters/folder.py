@@ -171,7 +171,7 @@ def load_folder(path: str | Path, *, arch: str | None = None, model: nn.Module |
         if not isinstance(built, nn.Module):
             raise CompressorError(f"--arch {arch}: gave a {type(built).__name__}, not a torch.nn.Module")
         return load_into(built, weights).eval()
-    from compressor_converters.graph import unlift
+    from compressor_converters.graph import as_module
     from compressor_converters.graph_layers import restore_layers
     from compressor_converters.pt2 import load_pt2
 
@@ -181,4 +181,4 @@ def load_folder(path: str | Path, *, arch: str | None = None, model: nn.Module |
             f"{folder}: has no model.pt2; give the original network as model= or arch="
             + (f" (the file says that it was {named})" if named else "")
         )
-    return load_into(unlift(load_pt2(folder / "model.pt2")), weights, put=restore_layers)
+    return load_into(as_module(load_pt2(folder / "model.pt2")), weights, put=restore_layers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -64,17 +65,44 @@ def to_module(program: ExportedProgram) -> fx.GraphModule:
     """
     unlifted = unlift(program)
     _check_eval(unlifted.graph)
-    graph = unlifted.graph
-    for node in list(graph.nodes):
-        if is_check(node):
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    model = fx.GraphModule(unlifted, graph, class_name="ExportedModel")
+    model = _plain(unlifted)
     _Rebuild(model).run()
     model.graph.lint()
     model.recompile()
-    model.train(False)
+    return model.eval()
+
+
+def as_module(program: ExportedProgram) -> fx.GraphModule:
+    """``program`` as a module like any other, in eval mode, with all that it stores; it is not rebuilt."""
+    unlifted = unlift(program)
+    model = _plain(unlifted)
+    stored = (unlifted.named_parameters(remove_duplicate=False), unlifted.named_buffers(remove_duplicate=False))
+    for name, tensor in itertools.chain(*stored):
+        owner: nn.Module = model
+        *path, last = name.split(".")
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        if hasattr(owner, last):
+            continue
+        if isinstance(tensor, nn.Parameter):
+            owner.register_parameter(last, tensor)
+        else:
+            owner.register_buffer(last, tensor)
     return model
+
+
+def _plain(unlifted: fx.GraphModule) -> fx.GraphModule:
+    """``unlifted`` in eval mode, without what torch.export surrounds it with: checks of inputs, no eval(), no train().
+
+    What its graph does not read is left out.
+    """
+    for node in list(unlifted.graph.nodes):
+        if is_check(node):
+            unlifted.graph.erase_node(node)
+    unlifted.graph.eliminate_dead_code()
+    return fx.GraphModule(unlifted, unlifted.graph, class_name="ExportedModel").eval()
 
 
 def free_batch(model: fx.GraphModule, example: tuple[Tensor, ...]) -> bool:

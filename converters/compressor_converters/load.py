@@ -63,6 +63,8 @@ def load_model(
     ``arch`` names the code that makes the network of a state dict. ``meta`` builds networks made by code
     without weights (meta device): enough to count. Only with ``unsafe`` may reading a file run code in it.
     """
+    if isinstance(source, torch.jit.ScriptModule):
+        raise CompressorError("the model is TorchScript, whose program is not looked into; give the network it is from")
     if isinstance(source, nn.Module):
         return _checked(Loaded(source, "module", type(source).__name__, None, arch, input_names(source), None))
     path = Path(source)
