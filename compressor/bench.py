@@ -37,10 +37,10 @@ def bench(
             f"{folder}: is not a finished compression (no recipe.yaml); give the folder that -o named"
         )
     recipe: Recipe = read_recipe(folder / "recipe.yaml")
+    refuse_code_in(folder, recipe, is_original_given=original is not None)
     live = original if isinstance(original, nn.Module) else None
     if isinstance(original, str):
         recipe = recipe.model_copy(update={"model": original, "model_sha256": None})
-    refuse_code_in(folder, recipe)
     with threads(1):
         case = open_case(recipe, model=live, unsafe=unsafe_load, progress=progress)
         graph = isinstance(case.model, OnnxNetwork)  # then there is nothing but model.onnx

@@ -347,9 +347,12 @@ def _recipe(path: str | None, **options: Any) -> Recipe:
     if path is None:
         return make_recipe(**asked)
     base = read_recipe(Path(path)).model_dump()
+    if "training" in asked:
+        asked["training"] = {**base["training"], **asked["training"]}
     stale = {"plan"} if asked.keys() & {"method", "settings", "window", "target", "ignore"} else set()
     stale |= {"model_sha256"} if asked.get("model", base["model"]) != base["model"] else set()
-    stale |= {"data_fingerprint"} if "data" in asked else set()
+    stale |= {"data_fingerprint"} if asked.keys() & {"data", "normalize", "label_key", "input_shape"} else set()
+    stale |= {"settings"} if asked.get("method", base["method"]) != base["method"] else set()
     return make_recipe(**{name: value for name, value in base.items() if name not in stale} | asked)
 
 

@@ -219,6 +219,8 @@ class Distillation:
     def is_better(self, result: Distilled) -> bool:
         """Whether the last epoch is the best so far; what was trained before all layers settled does not count."""
         counted, self.settled = self.settled, all(layer.is_settled for layer in self.layers)
+        if not math.isfinite(result.losses[-1]):
+            return False
         return not (counted and self.settled) or result.losses[-1] < result.losses[result.best_epoch]
 
     def is_over(self, result: Distilled) -> bool:

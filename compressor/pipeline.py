@@ -151,7 +151,7 @@ def run(
         plan = _plan(case)
         refuse_empty(case, plan, recipe.method)
         check_baselines(case, plan)
-        checkpoint = checkpoint_of(output, recipe)
+        checkpoint = checkpoint_of(output, recipe.model_copy(update={"plan": plan}))
         with _destination(output, force) as (folder, keep):
             original = export_original(case)
             int8 = _int8(case, original) if INT8 in recipe.baselines else None
@@ -294,6 +294,7 @@ def _finish(
 ) -> Report:
     """Export the candidates, verify and measure all of them; the report."""
     case.model.cpu()
+    case.opened.cpu()  # what a rebuilt graph is copied from
     for candidate in (main, *(c for c in others if c.model is not None)):
         export(case, candidate)
     assert main.model is not None

@@ -173,7 +173,7 @@ def _automatic(run: Run, kept: Mapping[str, str], has_readout: bool) -> tuple[Ru
 def _explicit(runs: Sequence[Run], window: str) -> tuple[Run, tuple[str, ...]]:
     first, dots, last = window.partition("..")
     for run in runs:
-        if first in run.sites and (last or first) in run.sites and dots:
+        if first in run.sites and last in run.sites and dots:
             start, end = run.sites.index(first), run.sites.index(last)
             if start <= end:
                 return run, run.sites[start : end + 1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ class Recipe(BaseModel):
 
     def digest(self) -> str:
         """A short name for the work this recipe asks for: two runs that share it may share a checkpoint."""
-        asked = self.model_dump_json(exclude={"plan", "baselines", "time_limit"})
+        asked = self.model_dump_json(exclude={"baselines", "time_limit"})
         return hashlib.sha256(f"{__version__} {torch.__version__} {asked}".encode()).hexdigest()[:16]
 
 
@@ -101,19 +103,37 @@ def read_recipe(path: Path) -> Recipe:
         raise CompressorError(f"recipe {path}: is not plain YAML: {' '.join(str(error).split())}") from None
 
 
-def refuse_code_in(folder: Path, recipe: Recipe) -> None:
-    """CompressorError where the recipe of ``folder`` names code that lies in it: such a folder may be from anybody."""
+def refuse_code_in(folder: Path, recipe: Recipe, *, is_original_given: bool = False) -> None:
+    """CompressorError where the recipe of ``folder`` names code that lies in it: such a folder may be from anybody.
+
+    With an original that was given, the recipe's own is not read.
+    """
     inside = folder.resolve()
     for name in ("model", "arch", "data", "eval_data", "metric"):
         module, colon, _ = (getattr(recipe, name) or "").rpartition(":")
-        if not colon:
+        if not colon or (name == "model" and is_original_given):
             continue
-        place = Path(module).resolve() if module.endswith(".py") else Path.cwd()
-        if place.is_relative_to(inside):
+        if any(place.resolve().is_relative_to(inside) for place in _places(module)):
             raise CompressorError(
                 f"{folder}: its recipe names code inside of it ({name}: {module[:80]}), which is not run unasked; name"
                 " the original yourself with --original, or move the code out of the folder"
             )
+
+
+def _places(module: str) -> Iterator[Path]:
+    """Where the code of ``module`` may lie: its file, or folders of modules on Python's path and here.
+
+    A folder without ``__init__`` is a package too where it holds the module.
+    """
+    if module.endswith(".py"):
+        yield Path(module)
+        return
+    yield Path.cwd()
+    for root in (Path.cwd(), *map(Path, sys.path)):
+        place = root.joinpath(*module.split("."))
+        yield place.parent
+        if any(place.glob("__init__.*")):
+            yield place
 
 
 def _invalid(path: Path, error: ValidationError) -> CompressorError:

@@ -163,6 +163,8 @@ def _layer(job: _Stream, entry: Entry) -> LayerRow:
 def fitted(entry: Entry, site: Site, weight: Tensor, bias: Tensor | None, seed: int) -> StructuredLayer:
     """The layer nearest to ``weight`` and ``bias`` in the space of weights."""
     assert entry.method is not None
+    if not all(torch.isfinite(part).all() for part in (weight, bias) if part is not None):
+        raise CompressorError(f"'{entry.name}' holds numbers that are NaN or infinite; mend it, or --ignore it")
     chosen = method(entry.method)
     torch.manual_seed(seed)
     layer = chosen.layer.from_dense(weight, bias, chosen.config(entry.config), Metric.identity(site.in_features))

@@ -157,9 +157,9 @@ def check(
                 ) from error
             if got.shape != expected.shape:
                 raise CompressorError(f"{name}: gives {tuple(got.shape)}, the model in memory {tuple(expected.shape)}")
-            off = difference(got, expected).abs()
+            off = difference(got.double(), expected.double()).abs()
             worst = max(worst, float(off.max()) if torch.isfinite(off).all() else float("inf"))
-            largest = max(largest, float(expected.masked_fill(~torch.isfinite(expected), 0).abs().max()))
+            largest = max(largest, float(expected.double().masked_fill(~torch.isfinite(expected), 0).abs().max()))
     relative = worst / largest if largest else worst
     if not relative <= tolerance:
         raise CompressorError(

@@ -20,6 +20,8 @@ from compressor.console import Lines, Stop, costs, exit_status
 from compressor.errors import CompressorError
 from compressor.layers import methods
 from compressor.options import Duration, Setting, Shape
+from compressor.pipeline import make_recipe
+from compressor.plan import Entry, Plan
 from compressor.training import Training
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -258,3 +260,23 @@ def test_a_recipe_with_an_axis_of_no_length_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: a.pt2\ninput_shape: {x: [1, -5]}\n")
     with pytest.raises(CompressorError, match=r"input_shape\.x\.1 is not valid"):
         _recipe(str(tmp_path / "recipe.yaml"))
+
+
+def test_a_recipe_keeps_what_an_option_beside_it_does_not_name(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "model: m.pt\nmethod: acdc\nsettings: {depth: 3}\ntraining: {rate: 0.1, shift: 2}\ndata: a.npz\n"
+        "data_fingerprint: abc\n"
+    )
+    changed = _recipe(str(file), training=(("rate", "0.2"),))
+    assert (changed.how().rate, changed.how().shift) == (0.2, 2)
+    assert (changed.settings, changed.data_fingerprint) == ({"depth": 3}, "abc")
+    assert _recipe(str(file), method="svd").settings == {}  # another method's
+    assert _recipe(str(file), normalize="0.5,0.5").data_fingerprint is None
+
+
+def test_another_plan_is_other_work() -> None:
+    recipe = make_recipe(model="m.pt")
+    plans = [Plan(entries=(Entry(sites=("0",), method="svd", config={"rank": rank}),)) for rank in (4, 8)]
+    digests = {recipe.model_copy(update={"plan": plan}).digest() for plan in plans}
+    assert len({recipe.digest(), *digests}) == 3

@@ -465,3 +465,21 @@ def test_the_real_lenet_finds_0_95_percent_of_the_test_digits_hard(data_folder: 
     found = evaluate(lambda inputs: net(*inputs), data, "error")
     assert found.examples == 10_000
     assert found.value == pytest.approx(0.0095)
+
+
+def test_images_of_more_than_8_bits_are_refused_and_not_cut_off(tmp_path: Path) -> None:
+    images = pytest.importorskip("PIL.Image")
+    images.fromarray(np.full((5, 7), 63_000, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(CompressorError, match=r"a\.png: has more than 8 bits a channel"):
+        whole(load_data(str(tmp_path), ("x",)))
+
+
+def test_complex_inputs_are_refused_and_not_halved() -> None:
+    with pytest.raises(CompressorError, match="complex"):
+        whole(as_dataset(torch.ones(4, 3, dtype=torch.complex64), ("x",)))
+
+
+def test_what_the_code_of_the_data_raises_is_said_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text("def make():\n    return {}['missing']\n")
+    with pytest.raises(CompressorError, match=r"data\.py:make' raised KeyError: 'missing'"):
+        load_data(f"{tmp_path / 'data.py'}:make", ("x",))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compressor import compress
 from compressor.checkpoint import checkpoint_of
 from compressor.data import Batch, Dataset, as_dataset
-from compressor.distill import distill
+from compressor.distill import Distillation, Distilled, distill
 from compressor.errors import CompressorError
 from compressor.fit import put
 from compressor.layers import method
@@ -422,3 +422,14 @@ def test_a_training_that_cannot_be_kept_or_read_goes_on_and_says_so(
     assert "began anew" in empty.notes[0]
     assert "began anew" in cut.notes[0]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_an_epoch_of_nan_is_no_better_while_layers_settle(teacher: nn.Module, inputs: Tensor) -> None:
+    student = copy.deepcopy(teacher)
+    layer = method("sparse_fc").layer(*reversed(teacher[0].weight.shape), l0=0.01)
+    student[0] = layer
+    run = Distillation(student, teacher, [], as_dataset(inputs, ("x",)), Training(epochs=3), 0)
+    assert not layer.is_settled
+    run.settled = False
+    assert not run.is_better(Distilled(epochs=1, losses=[1.0, float("nan")]))
+    assert run.is_better(Distilled(epochs=1, losses=[1.0, 2.0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import sys
 from pathlib import Path
@@ -133,10 +134,17 @@ def test_a_stock_ort_file_needs_no_other_node_than_standard_ones(done: Path, tmp
 def test_a_difference_is_an_error_and_leaves_nothing(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
-    """Numbers that are rounded twice as hard in the file as in memory."""
+    """Numbers that are rounded in the file and not in memory, and of graphs, which may round more, other numbers."""
     from compressor import export as module
 
-    monkeypatch.setattr(storage, "rounded", lambda model, dtype: model)
+    def not_rounded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+        model = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1 if to in ("onnx", "ort") else 1)
+        return model
+
+    monkeypatch.setattr(storage, "rounded", not_rounded)
     if to in ("hf", "pte"):
         pytest.skip("needs a model of transformers, or executorch")
     with pytest.raises(CompressorError, match="differs from the model in memory"):
@@ -209,3 +217,34 @@ def test_an_export_is_replaced_only_with_force(done: Path, tmp_path: Path) -> No
         export(done, "onnx", tmp_path / "out")
     export(done, "onnx", tmp_path / "out", force=True)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "export.json"}
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder whose layers hold ``values``."""
+    out = tmp_path_factory.mktemp("pruned") / "small"
+    tiny.call(
+        "weights.pth", "--arch", "nets.py:mlp", "--method", "pruned", "--set", "density=0.2", "--input-shape", "1,24",
+        "--target", "0", "--target", "3", "-o", str(out), "--quiet",
+    )  # fmt: skip
+    return out
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("to", ["pt2", "onnx", "safetensors"])
+def test_sparse_layers_are_halved_too(
+    pruned: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, dtype: str, dense: bool
+) -> None:
+    monkeypatch.chdir(tiny.folder)
+    made = export(pruned, to, tmp_path / "out", dtype=dtype, dense=dense)
+    assert made.checks
+
+
+def test_a_parameter_held_in_half_precision_is_given_in_full_whatever_its_name() -> None:
+    module = nn.Module()
+    module.values = nn.Parameter(torch.rand(100))
+    held = storage.held_in(module, torch.float16)
+    assert held.values.dtype == torch.float32
+    assert {name: value.dtype for name, value in held.state_dict().items()} == {"values_float16": torch.float16}
+    torch.testing.assert_close(held.values, module.values.half().float())

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 import compressor
 import compressor.pipeline
 from compressor import CompressorError
+from compressor.bench import bench
 from compressor.measure import first_output
+from compressor.recipe import read_recipe, refuse_code_in
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +146,51 @@ def test_a_file_that_onnxruntime_does_not_run_is_refused_in_one_line() -> None:
     with pytest.raises(CompressorError, match=said):
         compressor.compress(Projected().eval(), "svd", settings={"rank": 2}, target=("head",), data=rows(40, 3, 12),
                             epochs=0)  # fmt: skip
+
+
+def small_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, **fields: str) -> Path:
+    """A finished folder as anybody may send it, with code inside, in the working directory."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / code).write_text("raise SystemExit('code of the folder was run')\n")
+    (folder / "recipe.yaml").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("evil.py", "small.evil:build"),
+        ("evil.py", "small/evil.py:build"),
+        ("__init__.py", "small:build"),
+    ],
+)
+@pytest.mark.parametrize("field", ["model", "metric"])
+def test_code_in_a_folder_is_not_run_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, named: str, field: str
+) -> None:
+    folder = small_folder(tmp_path, monkeypatch, code, **{"model": "net:build", field: f"'{named}'"})
+    for original in (None, "net:build") if field == "metric" else (None,):
+        with pytest.raises(CompressorError, match="names code inside of it"):
+            bench(folder, original=original)
+
+
+def test_a_module_of_the_folder_s_name_beside_it_may_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = small_folder(tmp_path, monkeypatch, "evil.py", model="small:build")
+    refuse_code_in(folder, read_recipe(folder / "recipe.yaml"))
+    (folder / "recipe.yaml").write_text("model: small.evil:build\n")
+    refuse_code_in(folder, read_recipe(folder / "recipe.yaml"), is_original_given=True)  # the recipe's is not read then
+
+
+def test_a_window_without_an_end_is_refused_in_words() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    with pytest.raises(CompressorError, match="window"):
+        job(model, rows(60, 16), window="0..")
+
+
+@pytest.mark.parametrize("method", ["pruned", "deep_compression", "sparse_fc"])
+def test_more_weights_than_there_are_are_refused_in_words(method: str) -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    with pytest.raises(CompressorError, match=f"method '{method}': count=9999 is more than the 256 weights"):
+        compressor.compress(model, method, data=rows(60, 16), epochs=0, settings={"count": 9999}, target=("*",))

@@ -217,3 +217,26 @@ def test_memory_is_that_of_some_layers_and_not_of_the_model(tmp_path: Path) -> N
     )
     assert size > 100_000_000
     assert int(done.stdout) < 0.6 * size
+
+
+@pytest.mark.parametrize("name", ["0.weight", "0.bias"])
+def test_numbers_that_are_none_are_refused_with_the_layer_s_name(weights: Path, tmp_path: Path, name: str) -> None:
+    tensors = load_file(weights)
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, weights)
+    with pytest.raises(CompressorError, match="'0' holds numbers that are NaN or infinite"):
+        stream(recipe(weights), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_places_of_16_bits_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "code.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Linear(300, 40))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    save_file(nn.Sequential(nn.Linear(300, 40)).state_dict(), tmp_path / "w.safetensors")
+    asked = recipe(
+        tmp_path / "w.safetensors", arch="code.py:net", method="pruned", settings={"density": 0.1}, target=("0",)
+    )
+    assert stream(asked, tmp_path / "out").layers[0].method == "pruned"
+    assert torch.uint16 in {value.dtype for value in load_file(tmp_path / "out/model.safetensors").values()}

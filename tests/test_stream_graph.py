@@ -148,3 +148,15 @@ def test_memory_is_that_of_some_layers_and_not_of_the_model(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert size > 150_000_000
     assert int(done.stdout.splitlines()[-1]) < 0.75 * size
+
+
+@pytest.mark.parametrize("ignore", [(), ("fc1",)])
+def test_bytes_are_those_of_the_graph_with_its_data_before_and_after(tmp_path: Path, ignore: tuple[str, ...]) -> None:
+    path, out = write(tmp_path / "net.onnx", 3), tmp_path / "out"
+    report = stream(recipe(path, ignore=ignore), out)
+    sizes = [
+        {"model.onnx": sum(file.stat().st_size for file in (graph, Path(f"{graph}.data")) if file.exists())}
+        for graph in (path, out / "model.onnx")
+    ]
+    assert [report.before.size_bytes, report.after.size_bytes] == sizes
+    assert (out / "model.onnx.data").exists() == bool(ignore)  # what is kept dense stays where it was

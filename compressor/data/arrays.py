@@ -151,6 +151,8 @@ class Preparation:
         return tuple(self._one(x) for x in tensors)
 
     def _one(self, x: Tensor) -> Tensor:
+        if x.is_complex():
+            raise ValueError("inputs are complex numbers; give real ones, as two arrays or axes")
         eight_bit = x.dtype == torch.uint8
         if not eight_bit and not x.is_floating_point():
             return x if x.dtype in (torch.int32, torch.int64, torch.bool) else x.long()

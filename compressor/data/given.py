@@ -162,12 +162,11 @@ def _one_line(error: BaseException) -> str:
 
 def _from_code(spec: str, inputs: Sequence[str], label_key: str | None, preparation: Preparation) -> Dataset:
     """Call what ``spec`` names: it returns anything that `as_dataset` takes, or is a generator of batches."""
-    from compressor_converters.arch import import_callable
+    from compressor_converters.arch import call, import_callable
 
-    code = import_callable(spec)
-    value = code()
+    value = call(spec)
     if isinstance(value, Iterator):
-        return StreamDataset(code, _Unpack(inputs, label_key, preparation))
+        return StreamDataset(import_callable(spec), _Unpack(inputs, label_key, preparation))
     return _as_dataset(value, inputs, label_key, preparation)
 
 

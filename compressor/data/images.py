@@ -55,6 +55,8 @@ class ImageFolder(RowDataset):
         channels, height, width = self._shape
         file = self._files[row]
         with _opened(file) as image:
+            if image.mode == "F" or image.mode.startswith("I"):
+                raise CompressorError(f"{file}: has more than 8 bits a channel; save it with 8, or all in an .npz")
             image = image.convert("L" if channels == 1 else "RGB")
             if image.size != (width, height):
                 if not self._resize:

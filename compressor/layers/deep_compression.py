@@ -60,7 +60,9 @@ class DeepCompression(FittedLayer):
     codes: Tensor
 
     def make_parameters(self) -> None:
-        count = count_of(self.in_features, self.out_features, self.config.density, self.config.count)
+        count = count_of(
+            "deep_compression", self.in_features, self.out_features, self.config.density, self.config.count
+        )
         shared = 2**self.config.bits
         self.positions = Positions(self.in_features, self.out_features, count)
         bound = math.sqrt(3 / max(1.0, count / self.out_features))  # outputs as large as inputs

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from compressor.errors import CompressorError
 from compressor_kernels import dispatch, reference
 
 
@@ -99,13 +100,16 @@ def vectors_of(out_features: int, count: int, block: int) -> int:
     return max(min(count, 1), round(count * block_rows(out_features, block) / out_features))
 
 
-def count_of(in_features: int, out_features: int, density: float, count: int | None) -> int:
+def count_of(method: str, in_features: int, out_features: int, density: float, count: int | None) -> int:
     """How many entries are kept: ``count`` where it is given, else the share ``density`` of them, at least one."""
     size = in_features * out_features
     if count is None:
         return max(1, round(density * size))
     if count > size:
-        raise ValueError(f"count={count} is more than the {size} weights of {in_features} -> {out_features}")
+        raise CompressorError(
+            f"method '{method}': count={count} is more than the {size} weights of {in_features} -> {out_features}; give"
+            f" at most {size}"
+        )
     return count
 
 

@@ -65,7 +65,7 @@ class PrunedConfig(LayerConfig):
 
     def count_for(self, in_features: int, out_features: int) -> int:
         """How many weights stay in the end."""
-        return count_of(in_features, out_features, self.density, self.count)
+        return count_of("pruned", in_features, out_features, self.density, self.count)
 
     def start_for(self, in_features: int, out_features: int) -> int:
         """How many weights are kept before the training drops some."""

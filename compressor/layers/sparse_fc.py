@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compressor.errors import CompressorError
 from compressor.layers import seeded
 from compressor.layers.base import LayerConfig, Metric, StructuredLayer, register
 from compressor.layers.fitted import FittedLayer, fit_from_dense
 from compressor.layers.nearness import nearness
+from compressor.layers.positions import count_of
 from compressor.layers.pruned import Pruned
 from compressor.layers.semidefinite import unit_covariance
 from compressor.layers.subset import largest_entries, refit
@@ -47,14 +47,7 @@ class SparseFCConfig(LayerConfig):
 
     def count_for(self, in_features: int, out_features: int) -> int:
         """How many weights the fit keeps."""
-        size = in_features * out_features
-        wanted = max(1, round(self.density * size)) if self.count is None else self.count
-        if wanted > size:
-            raise CompressorError(
-                f"method 'sparse_fc': count={wanted} is more than the {size} weights of {in_features} -> "
-                f"{out_features}; give at most {size}"
-            )
-        return wanted
+        return count_of("sparse_fc", in_features, out_features, self.density, self.count)
 
 
 @register("sparse_fc", source="Müller, Martel, Indiveri 2018, 2.3.2, eq. 7, 8, 16, 17")

@@ -165,12 +165,9 @@ def load_folder(path: str | Path, *, arch: str | None = None, model: nn.Module |
     if model is not None:
         return load_into(model, weights).eval()
     if arch is not None:
-        from compressor_converters.arch import import_callable
+        from compressor_converters.load import build_network
 
-        built = import_callable(arch)()
-        if not isinstance(built, nn.Module):
-            raise CompressorError(f"--arch {arch}: gave a {type(built).__name__}, not a torch.nn.Module")
-        return load_into(built, weights).eval()
+        return load_into(build_network(arch, meta=False), weights).eval()
     from compressor_converters.graph import as_module
     from compressor_converters.graph_layers import restore_layers
     from compressor_converters.pt2 import load_pt2

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from compressor.errors import CompressorError
 
@@ -37,12 +36,6 @@ def rounded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def error(model: nn.Module, stored: nn.Module) -> float:
-    """The largest relative error of a tensor (of norms) that ``stored`` has against ``model``."""
-    pairs = zip(_stored(model), _stored(stored), strict=True)
-    return max((float((b - a).norm() / a.norm().clamp_min(1e-30)) for (_, a), (_, b) in pairs), default=0.0)
-
-
 def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The float32 tensors that a file holds, each once."""
     seen: set[int] = set()
@@ -50,13 +43,6 @@ def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if isinstance(value, Tensor) and value.dtype == torch.float32 and id(value) not in seen:
             seen.add(id(value))
             yield name, value
-
-
-class _Widened(nn.Module):
-    """Gives a parameter that is held in half precision as float32."""
-
-    def forward(self, held: Tensor) -> Tensor:
-        return held.float()
 
 
 def held_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -70,9 +56,20 @@ def held_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             continue
         for name, value in list(module.named_parameters(recurse=False)):
             if value.dtype == torch.float32 and value.numel() >= _SMALL:
-                setattr(module, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
-                parametrize.register_parametrization(module, name, _Widened(), unsafe=True)
+                _hold(module, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
     return model
+
+
+def _hold(module: nn.Module, name: str, half: nn.Parameter) -> None:
+    """Have ``module`` give ``half``, which it holds, as its parameter ``name`` in float32.
+
+    Not as a parametrization of torch's, whose containers take no parameter by the name of ``values``.
+    """
+    held = f"{name}_{str(half.dtype).removeprefix('torch.')}"
+    delattr(module, name)
+    module.register_parameter(held, half)
+    kind = type(module)
+    module.__class__ = type(kind.__name__, (kind,), {name: property(lambda self: getattr(self, held).float())})
 
 
 def hold_onnx_in(proto: onnx.ModelProto, dtype: str) -> None:
