@@ -230,14 +230,15 @@ def pruned(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(("folder", "dense"), [("pruned", False), ("pruned", True), ("done", True)])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("to", ["pt2", "onnx", "safetensors"])
-def test_sparse_layers_are_halved_too(
-    pruned: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, dtype: str, dense: bool
-) -> None:
+def test_sparse_and_dense_layers_are_halved_too(
+    request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, dtype: str,
+    folder: str, dense: bool,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tiny.folder)
-    made = export(pruned, to, tmp_path / "out", dtype=dtype, dense=dense)
+    made = export(request.getfixturevalue(folder), to, tmp_path / "out", dtype=dtype, dense=dense)
     assert made.checks
 
 

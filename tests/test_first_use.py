@@ -276,6 +276,8 @@ def test_the_original_s_program_is_tried_before_the_training() -> None:
 def test_what_is_loaded_is_a_module_like_any_other(tmp_path: Path) -> None:
     model = Net()
     model.unused = nn.Linear(3, 3)
+    model.register_buffer("fixed", torch.ones(12), persistent=False)
+    model.end = lambda net, x, hidden, y: y + net.fixed
     result = job(model)
     result.save(tmp_path / "out")
     loaded = compressor.load(tmp_path / "out")
@@ -285,4 +287,5 @@ def test_what_is_loaded_is_a_module_like_any_other(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(loaded(x=ROWS), result.model(ROWS))
     assert {"unused.weight", "unused.bias"} <= loaded.state_dict().keys()
+    assert "fixed" not in loaded.state_dict()
     torch.save(loaded, tmp_path / "whole.pt")

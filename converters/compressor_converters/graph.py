@@ -75,21 +75,19 @@ def to_module(program: ExportedProgram) -> fx.GraphModule:
 def as_module(program: ExportedProgram) -> fx.GraphModule:
     """``program`` as a module like any other, in eval mode, with all that it stores; it is not rebuilt."""
     unlifted = unlift(program)
-    model = _plain(unlifted)
-    stored = (unlifted.named_parameters(remove_duplicate=False), unlifted.named_buffers(remove_duplicate=False))
-    for name, tensor in itertools.chain(*stored):
+    model, saved = _plain(unlifted), unlifted.state_dict().keys()
+    tensors = (unlifted.named_parameters(remove_duplicate=False), unlifted.named_buffers(remove_duplicate=False))
+    for name, tensor in itertools.chain(*tensors):
         owner: nn.Module = model
         *path, last = name.split(".")
         for part in path:
             if not hasattr(owner, part):
                 owner.add_module(part, nn.Module())
             owner = getattr(owner, part)
-        if hasattr(owner, last):
-            continue
-        if isinstance(tensor, nn.Parameter):
+        if not isinstance(tensor, nn.Parameter):
+            owner.register_buffer(last, tensor, persistent=name in saved)
+        elif not hasattr(owner, last):
             owner.register_parameter(last, tensor)
-        else:
-            owner.register_buffer(last, tensor)
     return model
 
 
