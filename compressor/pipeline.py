@@ -141,7 +141,7 @@ def run(
     check_device(recipe.device)
     if output is not None:
         check_free(Path(output), force=force)
-    with threads(recipe.threads), _deterministic(recipe.seed), torch.inference_mode(False), torch.enable_grad():
+    with threads(recipe.threads), _deterministic(recipe.seed), torch.inference_mode(False):  # with gradients
         case = open_case(
             recipe, model=model, data=data, eval_data=eval_data, unsafe=unsafe_load, progress=progress, stop=stop
         )

@@ -213,6 +213,7 @@ def test_scores_that_are_ruled_out_stay_so_and_cost_nothing() -> None:
     report = job(model, data=(ROWS, labels), eval_data=(ROWS, labels), epochs=2).report
     assert not any("diverged" in note for note in report.notes)
     values = job(model, epochs=2).report
+    assert not any("diverged" in note for note in values.notes)
     assert values.after.fidelity is not None
     assert values.after.fidelity.relative_error < 1
 

@@ -199,7 +199,7 @@ def test_settings_that_do_not_fit_together_are_refused() -> None:
         method("pruned").config({"start": 4})
     with pytest.raises(CompressorError, match="block"):
         method("pruned").config({"block": 0})
-    with pytest.raises(ValueError, match="count=13 is more than the 12 weights"):
+    with pytest.raises(CompressorError, match="count=13 is more than the 12 weights"):
         build("pruned", 4, 3, bias=True, config={"count": 13})
 
 
