@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,22 @@ def _one_thread() -> None:
 def _compiles_from_nothing() -> None:
     """Dynamo compiles a function eight times in a process; the tests' own do not add up."""
     torch.compiler.reset()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are timed for a moment only."""
+    monkeypatch.setattr("compressor.candidate._TIMING_SECONDS", 0.01)
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be fitted."""
+
+    def fit(*_: Any, **__: Any) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr("compressor.pipeline.fit", fit)
 
 
 @pytest.fixture

@@ -30,9 +30,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def done(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished folder of a linear method, made without data."""
-    out = tmp_path_factory.mktemp("done") / "small"
+    return finished(tiny, tmp_path_factory.mktemp("done") / "small", "svd", "rank=6")
+
+
+def finished(tiny: Tiny, out: Path, method: str, setting: str) -> Path:
+    """The folder ``out`` of a job without data on two of the three layers."""
     tiny.call(
-        "weights.pth", "--arch", "nets.py:mlp", "--method", "svd", "--set", "rank=6", "--input-shape", "1,24",
+        "weights.pth", "--arch", "nets.py:mlp", "--method", method, "--set", setting, "--input-shape", "1,24",
         "--target", "0", "--target", "3", "-o", str(out), "--quiet",
     )  # fmt: skip
     return out
@@ -222,12 +226,7 @@ def test_an_export_is_replaced_only_with_force(done: Path, tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def pruned(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished folder whose layers hold ``values``."""
-    out = tmp_path_factory.mktemp("pruned") / "small"
-    tiny.call(
-        "weights.pth", "--arch", "nets.py:mlp", "--method", "pruned", "--set", "density=0.2", "--input-shape", "1,24",
-        "--target", "0", "--target", "3", "-o", str(out), "--quiet",
-    )  # fmt: skip
-    return out
+    return finished(tiny, tmp_path_factory.mktemp("pruned") / "small", "pruned", "density=0.2")
 
 
 @pytest.mark.parametrize(("folder", "dense"), [("pruned", False), ("pruned", True), ("done", True)])

@@ -14,7 +14,6 @@ import torch.nn.utils.prune
 from torch import Tensor, nn
 
 import compressor
-import compressor.pipeline
 from compressor import CompressorError
 from compressor.candidate import export_original
 from compressor.case import open_case
@@ -26,20 +25,7 @@ from compressor.training import Training
 
 ROWS = torch.randn(60, 16, generator=torch.Generator().manual_seed(0))
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressor.candidate._TIMING_SECONDS", 0.01)
-
-
-@pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing may be fitted."""
-
-    def fit(*_: Any, **__: Any) -> None:
-        raise AssertionError("the work began")
-
-    monkeypatch.setattr(compressor.pipeline, "fit", fit)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 class Net(nn.Module):

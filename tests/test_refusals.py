@@ -13,26 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 import compressor
-import compressor.pipeline
 from compressor import CompressorError
 from compressor.bench import bench
 from compressor.measure import first_output
 from compressor.recipe import read_recipe, refuse_code_in
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressor.candidate._TIMING_SECONDS", 0.01)
-
-
-@pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing may be fitted."""
-
-    def fit(*_: Any, **__: Any) -> None:
-        raise AssertionError("the work began")
-
-    monkeypatch.setattr(compressor.pipeline, "fit", fit)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 class Pair(NamedTuple):
