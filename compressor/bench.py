@@ -1,4 +1,4 @@
-"""Time a finished folder again, on this machine, alternately with the original where it is given."""
+"""Time a finished folder again, on this machine, alternately with the original that it was made from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from torch import nn
 
 from compressor.candidate import Candidate, export, temporary_folder, time_all
-from compressor.case import open_case, threads
-from compressor.errors import CompressorError
+from compressor.case import threads
+from compressor.finished import original_case, recipe_of
 from compressor.progress import Progress, silent
-from compressor.recipe import Recipe, read_recipe, refuse_code_in
 from compressor.report import LatencyRow
 from compressor_converters.folder import load_folder
-from compressor_converters.onnx_in import OnnxNetwork
+from compressor_converters.onnx_inputs import inputs_of
 
 Timings = dict[str, dict[str, dict[str, LatencyRow]]]  # by candidate, runtime, batch size
+_ROWS = 8
 
 
 def bench(
@@ -28,23 +28,15 @@ def bench(
 ) -> Timings:
     """Latency of the compressed network in ``folder``, one thread, torch and stock onnxruntime, batch 1 and 32.
 
-    ``original`` is the model it was made from; by default the one that the folder's recipe names. Without it
-    the compressed network is timed alone.
+    ``original`` is the model it was made from, by default the one that the folder's recipe names.
     """
     folder = Path(folder)
-    if not (folder / "recipe.yaml").is_file():
-        raise CompressorError(
-            f"{folder}: is not a finished compression (no recipe.yaml); give the folder that -o named"
-        )
-    recipe: Recipe = read_recipe(folder / "recipe.yaml")
-    refuse_code_in(folder, recipe, is_original_given=original is not None)
-    live = original if isinstance(original, nn.Module) else None
-    if isinstance(original, str):
-        recipe = recipe.model_copy(update={"model": original, "model_sha256": None})
+    recipe = recipe_of(folder, ["model.onnx"], is_original_given=original is not None)
+    is_graph = not (folder / "model.safetensors").is_file()  # then there is nothing but model.onnx
+    inputs = None if is_graph else inputs_of(folder / "model.onnx", _ROWS)
     with threads(1):
-        case = open_case(recipe, model=live, unsafe=unsafe_load, progress=progress)
-        graph = isinstance(case.model, OnnxNetwork)  # then there is nothing but model.onnx
-        compressed = Candidate("compressed", None if graph else load_folder(folder, model=case.rebuild()), folder)
+        case = original_case(recipe, original, inputs, unsafe=unsafe_load, progress=progress)
+        compressed = Candidate("compressed", None if is_graph else load_folder(folder, model=case.rebuild()), folder)
         reference = Candidate("original", case.model, temporary_folder(case, "original"))
         export(case, reference)
         time_all(case, [reference, compressed], seconds=seconds)

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.case import Case, open_case, threads
+from compressor.case import Case, threads
 from compressor.errors import CompressorError, nearest
+from compressor.finished import original_case, recipe_of
 from compressor.measure import first_output
-from compressor.recipe import Recipe, read_recipe, refuse_code_in
 from compressor.report import Check
 from compressor.verify import check, run_onnx, run_torch
 from compressor_converters import storage
@@ -40,6 +40,7 @@ from compressor_converters.safetensors_file import cast, load_plain, save, save_
 from compressor_kernels import onnx_library_path
 
 _ROWS = 8
+_NEEDED = ("model.safetensors", "model.onnx", "model.pt2")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class _Job:
     """One export under way."""
 
     source: Path  # the finished folder
-    recipe: Recipe
     model: nn.Module  # what the files must do: the folder's network, in the numbers that are stored
     inputs: Inputs
     dense: bool
@@ -97,12 +97,8 @@ def export(
         raise CompressorError(f"there is no format '{to}'; {nearest(to, FORMATS)}")
     if dtype != "float32" and dtype not in storage.DTYPES:
         raise CompressorError(f"there is no storage type '{dtype}'; {nearest(dtype, ['float32', *storage.DTYPES])}")
-    for needed in ("recipe.yaml", "model.safetensors", "model.onnx", "model.pt2"):
-        if not (folder / needed).is_file():
-            raise CompressorError(f"{folder}: is not a finished compression (no {needed}); give the folder of one")
+    recipe = recipe_of(folder, _NEEDED, is_original_given=original is not None)
     check_free(output, force=force)
-    recipe = read_recipe(folder / "recipe.yaml")
-    refuse_code_in(folder, recipe, is_original_given=original is not None)
     inputs = inputs_of(folder / "model.onnx", _ROWS)
     model, error = load_folder(folder), None
     with threads(1), torch.no_grad():
@@ -112,8 +108,8 @@ def export(
             error = _difference(before, model, inputs.example)
         with output_folder(output, force=force) as staging:
             job = _Job(
-                folder, recipe, model, inputs, dense, None if error is None else dtype,
-                lambda: _original(recipe, original, inputs, unsafe_load), staging,
+                folder, model, inputs, dense, None if error is None else dtype,
+                lambda: original_case(recipe, original, inputs, unsafe=unsafe_load), staging,
             )  # fmt: skip
             FORMATS[to](job)
             sizes = {str(f.relative_to(staging)): f.stat().st_size for f in sorted(staging.rglob("*")) if f.is_file()}
@@ -134,19 +130,6 @@ def _write_facts(path: Path, facts: Exported, to: str, dense: bool) -> None:
         "verification": [one.model_dump(mode="json") for one in facts.checks], "notes": facts.notes,
     }  # fmt: skip
     path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-
-
-def _original(recipe: Recipe, original: str | nn.Module | None, inputs: Inputs, unsafe: bool) -> Case:
-    """The case of the job that made the folder, with its original network."""
-    changed: dict[str, Any] = {"data": None, "eval_data": None, "data_fingerprint": None}
-    if isinstance(original, str):
-        changed |= {"model": original, "model_sha256": None}
-    live = original if isinstance(original, nn.Module) else None
-    asked = recipe.model_copy(update=changed)
-    if live is None and asked.model is None:
-        raise CompressorError("the folder was made from a live module: give the original with --original")
-    given = dict(zip(inputs.names, inputs.example, strict=True))
-    return open_case(asked, model=live, data=given, eval_data=given, unsafe=unsafe)
 
 
 def _modules(job: _Job) -> tuple[nn.Module, Case]:

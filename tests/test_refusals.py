@@ -139,6 +139,7 @@ def small_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, **f
     folder = tmp_path / "small"
     folder.mkdir()
     (folder / code).write_text("raise SystemExit('code of the folder was run')\n")
+    (folder / "model.onnx").touch()
     (folder / "recipe.yaml").write_text("".join(f"{name}: {value}\n" for name, value in fields.items()))
     monkeypatch.chdir(tmp_path)
     return folder
