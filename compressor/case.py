@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.data import Dataset, array_names, as_dataset, load_data
+from compressor.data import Dataset, array_names, as_dataset
 from compressor.errors import CompressorError, reason
 from compressor.layers import StructuredLayer, method
 from compressor.measure import check_metric, first_output
@@ -210,13 +210,11 @@ def _take_inputs(loaded: Loaded, data: object, recipe: Recipe) -> None:
 def _open(spec: object, loaded: Loaded, recipe: Recipe) -> Dataset | None:
     if spec is None:
         return None
-    if isinstance(spec, str):
-        shape = next(iter((recipe.input_shape or {}).values()), None)
-        return load_data(
-            spec, loaded.input_names, label_key=recipe.label_key, normalize=recipe.normalize,
-            image_shape=shape[1:] if shape else None,
-        )  # fmt: skip
-    return as_dataset(spec, loaded.input_names)
+    shape = next(iter((recipe.input_shape or {}).values()), None)
+    return as_dataset(
+        spec, loaded.input_names, label_key=recipe.label_key, normalize=recipe.normalize,
+        image_shape=shape[1:] if shape else None,
+    )  # fmt: skip
 
 
 def _example(recipe: Recipe, loaded: Loaded, data: Dataset | None) -> tuple[Tensor, ...] | None:

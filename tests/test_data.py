@@ -483,3 +483,19 @@ def test_what_the_code_of_the_data_raises_is_said_with_its_name(tmp_path: Path) 
     (tmp_path / "data.py").write_text("def make():\n    return {}['missing']\n")
     with pytest.raises(CompressorError, match=r"data\.py:make' raised KeyError: 'missing'"):
         load_data(f"{tmp_path / 'data.py'}:make", ("x",))
+
+
+def test_data_from_python_takes_the_options_that_files_take() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    given = {"images": images, "digit": np.arange(20)}
+    data = as_dataset(given, ["x"], label_key="digit", normalize="0.5,0.25", image_shape=(1, 8, 8))
+    first = data.head(20)
+    torch.testing.assert_close(first.inputs[0], (torch.from_numpy(images).unsqueeze(1) / 255 - 0.5) / 0.25)
+    assert first.labels is not None
+    assert first.labels.tolist() == list(range(20))
+    again = as_dataset(torch_data.TensorDataset(first.inputs[0]), ["x"], normalize="1,2")
+    torch.testing.assert_close(again.head(20).inputs[0], (first.inputs[0] - 1) / 2)
+    with pytest.raises(CompressorError, match="is a Dataset, ready for the model: give label_key and normalize where"):
+        as_dataset(data, ["x"], normalize="1,2")
+    with pytest.raises(CompressorError, match="normalize 'half': write MEAN,STD"):
+        as_dataset(given, ["x"], normalize="half")

@@ -45,10 +45,7 @@ def load_data(
     the labels. For ``normalize`` and ``image_shape`` see `Preparation`. Whatever does not fit is a CompressorError.
     """
     with _named(f"data {spec}"):
-        preparation = Preparation(
-            None if normalize is None else parse_normalize(normalize),
-            None if image_shape is None else tuple(image_shape),
-        )
+        preparation = _preparation(normalize, image_shape)
         path = Path(spec)
         if path.is_dir():
             return _image_folder(path, inputs, label_key, preparation)
@@ -59,16 +56,25 @@ def load_data(
     raise CompressorError(f"data {spec}: no such file or folder; code is named as module:callable or file.py:callable")
 
 
-def as_dataset(value: object, inputs: Sequence[str]) -> Dataset:
+def as_dataset(
+    value: object,
+    inputs: Sequence[str],
+    *,
+    label_key: str | None = None,
+    normalize: str | None = None,
+    image_shape: Sequence[int] | None = None,
+) -> Dataset:
     """Data from Python: a `Dataset`, a loader or dataset of torch, arrays, an iterable of batches, or a path.
 
     A tuple is one set of arrays (``(x, y)``), a mapping arrays by name, a list a sequence of batches. What can be
-    read only once (a generator) is refused: give the function that makes it.
+    read only once (a generator) is refused: give the function that makes it. The options are those of `load_data`.
     """
     if isinstance(value, str | Path):
-        return load_data(str(value), inputs)
+        return load_data(str(value), inputs, label_key=label_key, normalize=normalize, image_shape=image_shape)
     with _named("data"):
-        return _as_dataset(value, inputs, None, Preparation())
+        if isinstance(value, Dataset) and (label_key, normalize) != (None, None):
+            raise ValueError("is a Dataset, ready for the model: give label_key and normalize where it is made")
+        return _as_dataset(value, inputs, label_key, _preparation(normalize, image_shape))
 
 
 def array_names(value: object, label_key: str | None = None) -> tuple[str, ...]:
@@ -80,6 +86,12 @@ def array_names(value: object, label_key: str | None = None) -> tuple[str, ...]:
         with contextlib.suppress(*_BROKEN, ValueError), _read(Path(value)) as arrays:
             names = list(arrays) if isinstance(arrays, Mapping) else ()
     return tuple(str(name) for name in names if name != label_key and (label_key or name not in LABEL_KEYS))
+
+
+def _preparation(normalize: str | None, image_shape: Sequence[int] | None) -> Preparation:
+    return Preparation(
+        None if normalize is None else parse_normalize(normalize), None if image_shape is None else tuple(image_shape)
+    )
 
 
 @contextlib.contextmanager
