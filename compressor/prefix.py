@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from compressor_converters.stepwise import Frontier, Stepwise
 
-_KEPT_BYTES = 2**30  # of outputs; what is over it is computed again
+_KEPT_BYTES = 2**30  # of inputs and outputs; what is over it is computed again
 
 
 class _ReachedError(Exception):
@@ -80,19 +80,34 @@ class Prefix:
         """As the function `rows_at`, for the batch ``number``."""
         if every and not isinstance(self.model, Stepwise):  # all of it is run
             return rows_at(self.model, name, inputs, output=output, every=True)
-        known = self.inputs.get(number, ())
-        if len(known) != len(inputs) or not all(map(torch.equal, known, inputs)):
-            for module in list(self.outputs.get(number, ())):
-                self._forget(number, module)
-            self.inputs[number], self.outputs[number] = inputs, {}
-            self.frontiers[number] = []
+        if not self._take(number, inputs):
+            return rows_at(self.model, name, inputs, output=output, every=every)
         if isinstance(self.model, Stepwise):
-            others = (one for at, passes in self.frontiers.items() if at != number for one in passes)
-            room = self.left - sum(one.kept_bytes for one in others)
-            with self.model.answering(self.frontiers[number], name, room):
+            with self.model.answering(self.frontiers[number], name, self._room(number)):
                 return rows_at(self.model, name, inputs, output=output, every=every)
         with self._replaying(name, number):
             return rows_at(self.model, name, inputs, output=output)
+
+    def _take(self, number: int, inputs: tuple[Tensor, ...]) -> bool:
+        """Whether ``inputs`` are known as batch ``number``, or there is room to know them from now on."""
+        known = self.inputs.get(number, ())
+        if len(known) == len(inputs) and all(map(torch.equal, known, inputs)):
+            return True
+        for module in list(self.outputs.get(number, ())):
+            self._forget(number, module)
+        self.left += sum(x.nbytes for x in self.inputs.pop(number, ()))
+        size = sum(x.nbytes for x in inputs)
+        self.outputs[number], self.frontiers[number] = {}, []
+        if size > self._room(number):
+            return False
+        self.left -= size
+        self.inputs[number] = inputs
+        return True
+
+    def _room(self, number: int) -> int:
+        """Bytes that the batch ``number`` may take for its inputs, or for its passes."""
+        others = (one for at, passes in self.frontiers.items() if at != number for one in passes)
+        return self.left - sum(one.kept_bytes for one in others)
 
     @contextlib.contextmanager
     def _replaying(self, name: str, number: int) -> Iterator[None]:

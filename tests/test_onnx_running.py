@@ -103,7 +103,7 @@ def test_a_site_before_the_last_one_other_inputs_and_no_room_start_anew(tmp_path
     prefix = Prefix(model)
     for name, batch in (("fc3", one), ("fc1", one), ("fc2", other), ("fc4", other)):
         torch.testing.assert_close(prefix.rows_at(name, batch, 0), rows_at(model, name, batch), rtol=0, atol=0)
-    narrow = Prefix(model, kept_bytes=10)
+    narrow = Prefix(model, kept_bytes=140)  # the batch is 128 bytes
     for name in ("fc1", "fc2"):
         torch.testing.assert_close(narrow.rows_at(name, one, 0), rows_at(model, name, one), rtol=0, atol=0)
     assert [one.values for one in narrow.frontiers[0]] == [None]
@@ -111,11 +111,12 @@ def test_a_site_before_the_last_one_other_inputs_and_no_room_start_anew(tmp_path
 
 def test_no_more_is_kept_of_all_passes_of_all_batches_than_there_is_room_for(tmp_path: Path) -> None:
     model = residual(tmp_path, rows=2)
-    prefix = Prefix(model, kept_bytes=200)  # two values of 2 rows are 128 bytes
+    prefix = Prefix(model, kept_bytes=128 + 200)  # a batch is 128 bytes, and so are two values of 2 rows
     for number in range(2):
         prefix.rows_at("fc3", (torch.randn(4, 8),), number, every=True)
     kept = [[one.kept_bytes for one in prefix.frontiers[number]] for number in range(2)]
-    assert kept == [[128, 0], [0, 0]]
+    assert kept == [[128, 0], []]
+    assert list(prefix.inputs) == [0]
 
 
 def test_a_constant_turned_without_saying_how_is_a_weight(tmp_path: Path) -> None:

@@ -111,7 +111,17 @@ def test_other_inputs_under_the_same_number_are_run_anew() -> None:
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     model, _ = networks()
-    prefix = Prefix(model, kept_bytes=400)
-    prefix.rows_at("leave", (torch.randn(7, 5),), 0)  # each block returns 7 * 6 floats: 168 bytes
+    prefix = Prefix(model, kept_bytes=540)
+    prefix.rows_at("leave", (torch.randn(7, 5),), 0)  # 140 bytes; each block returns 7 * 6 floats: 168 bytes
     assert len(prefix.outputs[0]) == 2
-    assert prefix.left == 400 - 2 * 168
+    assert prefix.left == 540 - 140 - 2 * 168
+
+
+def test_inputs_for_which_there_is_no_room_are_not_kept() -> None:
+    model, _ = networks()
+    prefix, batches = Prefix(model, kept_bytes=200), [(torch.randn(7, 5),) for _ in range(2)]
+    for name in ("leave", "leave"):
+        for number, batch in enumerate(batches):  # each of 140 bytes
+            assert torch.equal(prefix.rows_at(name, batch, number), rows_at(model, name, batch))
+    assert list(prefix.inputs) == [0]
+    assert prefix.left == 200 - 140
