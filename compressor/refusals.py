@@ -20,10 +20,14 @@ _MEND = "take the plan out of the recipe, so that it is made anew"
 
 
 def check_names(recipe: Recipe) -> None:
-    """CompressorError for a baseline that there is not."""
+    """CompressorError for a baseline that there is not, or one that would stand in the report twice."""
+    seen = {recipe.method}
     for name in recipe.baselines:
         if name != INT8:
             method(name)
+        if name in seen:
+            raise CompressorError(f"'{name}' would stand beside itself; name each method once")
+        seen.add(name)
 
 
 def check_device(name: str) -> None:

@@ -176,6 +176,8 @@ REFUSALS = {
     "shorter.npz": (*MODEL, "--data", "shorter.npz"),
     "labels go from 0 to 3, the model gives 3 classes": (*MODEL, "--data", "classes.npz", "--method", "svd"),
     "there is no method 'svdd'": (*JOB, "--baseline", "svdd"),
+    "'svd' would stand beside itself": (*JOB, "--baseline", "svd"),
+    "'int8' would stand beside itself": (*JOB, "--baseline", "int8", "--baseline", "int8"),
     "acdc replaces none": (*JOB, "--target", "5", "--set", "rank=1", "--baseline", "acdc"),
     "no method 'nope'; choose": ("compare", *MODEL, *DATA, "--methods", "svd,nope"),
     "labels (90, 7) float32 do not fit": (*MODEL, "--data", "values.npz", "--method", "svd"),

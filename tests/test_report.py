@@ -30,7 +30,7 @@ from compressor.report import (
     write_reports,
 )
 from compressor.report.charts import WIDTH, latency_charts, parameter_chart
-from compressor.report.compare import comparison, merge, rows_of
+from compressor.report.compare import comparison, rows_of
 from compressor.report.content import headline
 from compressor.report.html import render_html
 from compressor.report.markdown import render_markdown
@@ -422,12 +422,3 @@ def test_the_comparison_judges_every_network_against_the_original() -> None:
     assert rows["svd"][-1] == "worse"
     assert rows["int8"][1:5] == ["–"] * 4
     assert rows["int8"][-1] == "slower"
-
-
-def test_reports_on_one_model_join_in_one_table_and_those_on_two_are_refused() -> None:
-    names = [row.name for row in merge([make(), make(method="fastfood"), make(baselines=[])])]
-    assert names == ["original", "acdc", "svd", "int8", "fastfood", "svd (2)", "int8 (2)", "acdc (2)"]
-    with pytest.raises(CompressorError, match=r"weights\.pth and other\.pth"):
-        merge([make(), make(model="other.pth")])
-    with pytest.raises(CompressorError, match="at least one"):
-        merge([])

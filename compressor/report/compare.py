@@ -1,10 +1,9 @@
-"""Several networks in one table, the original first: the baselines of one report, or the reports of several runs."""
+"""The networks of one report in one table, the original first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compressor.errors import CompressorError
 from compressor.report.marks import OVERLAP, OVERLAP_SAID, count_change, latency_change, quality_change, times
 from compressor.report.table import Cell, Table, plain
 from compressor.report.units import NONE, bytes_text, count_text, ms_text, quality_text
@@ -17,25 +16,6 @@ def rows_of(report: Report) -> list[Baseline]:
     """The networks that one report compares: the original, the method's own, the baselines."""
     own = [Baseline(name="original", side=report.before), Baseline(name=report.method, side=report.after)]
     return own + report.baselines
-
-
-def merge(reports: Sequence[Report]) -> list[Baseline]:
-    """The networks of several reports on the same model; a method that comes twice is numbered."""
-    if not reports:
-        raise CompressorError("a comparison needs at least one report, and none was given")
-    first = reports[0]
-    for report in reports[1:]:
-        if (report.model, report.before.params) != (first.model, first.before.params):
-            raise CompressorError(
-                f"reports on different models cannot stand in one table: {first.model} and {report.model};"
-                " give reports on the same one"
-            )
-    rows, seen = [Baseline(name="original", side=first.before)], {"original": 1}
-    for row in (row for report in reports for row in rows_of(report)[1:]):
-        seen[row.name] = seen.get(row.name, 0) + 1
-        number = f" ({seen[row.name]})" if seen[row.name] > 1 else ""
-        rows.append(row.model_copy(update={"name": row.name + number}))
-    return rows
 
 
 def comparison(rows: Sequence[Baseline]) -> Table:
