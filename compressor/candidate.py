@@ -20,6 +20,7 @@ from compressor.fit import Fitted
 from compressor.layers import StructuredLayer
 from compressor.measure import (
     Latency,
+    check_evaluation,
     count_macs,
     count_params,
     evaluate,
@@ -248,11 +249,7 @@ def check_quality(case: Case, eval_fn: Callable[[nn.Module], float] | None) -> N
             found = "there is no data" if data is None else "the data has none"
             raise CompressorError(f"--metric {metric} needs labels, and {found}; name them with --label-key")
         return
-    original = _torch_runner(case.model)
-    try:
-        evaluate(original, data, metric, case.examples_at_once, batches=1)
-    except CompressorError:  # a metric of the user's own may need more than a few rows: each class, say
-        evaluate(original, data, metric, case.examples_at_once)
+    check_evaluation(_torch_runner(case.model), data, metric, case.examples_at_once)
 
 
 def quality(case: Case, candidate: Candidate, eval_fn: Callable[[nn.Module], float] | None) -> dict[str, Any]:

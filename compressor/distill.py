@@ -31,6 +31,7 @@ from compressor.training import Training, varied
 from compressor_converters.onnx_in import OnnxNetwork
 
 _UNLIKELY = -1e4  # the score of a class that the original rules out
+_MOST_AT_ONCE = 512  # examples, where nothing is trained
 _JUDGED = 64  # examples by which it is judged what labels are
 
 
@@ -210,7 +211,7 @@ class Distillation:
         self.student.eval()
         total, rows = 0.0, 0
         with torch.no_grad():
-            for batch in data.batches(512):
+            for batch in data.batches(min(_MOST_AT_ONCE, self.batch_size)):
                 size = len(batch.inputs[0])
                 total += float(self.loss(batch, hints=False)) * size
                 rows += size

@@ -276,3 +276,25 @@ def test_what_is_loaded_is_a_module_like_any_other(tmp_path: Path) -> None:
     assert {"unused.weight", "unused.bias"} <= loaded.state_dict().keys()
     assert "fixed" not in loaded.state_dict()
     torch.save(loaded, tmp_path / "whole.pt")
+
+
+def test_live_data_is_read_as_the_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr("compressor.pipeline.check_case", lambda case: seen.update(data=case.data.head(4)))
+    given = {"rows": (10 * ROWS).round(), "kind": torch.arange(60) % 12, "target": torch.zeros(60)}
+    with pytest.raises(CompressorError, match="holds kind, rows, target"):
+        job(Net(), data=given)
+    given.pop("target")
+    job(Net(), data=given, label_key="kind", normalize="1,2", epochs=0)
+    assert seen["data"].labels is not None
+    scaled = (given["rows"] - 1) / 2
+    assert all((scaled == row).all(1).any() for row in seen["data"].inputs[0])
+
+
+def test_a_metric_of_ones_own_on_outputs_of_several_shapes_is_refused_first(untrained: None, tmp_path: Path) -> None:
+    (tmp_path / "figures.py").write_text(
+        "def off(outputs, labels): return float((outputs[..., 0] - labels).abs().max())"
+    )
+    steps = [(torch.randn(8, length, 16), torch.randn(8, length)) for length in (5, 5, 7)]
+    with pytest.raises(CompressorError, match=r"their shapes differ from batch to batch.*pad the evaluation data"):
+        job(Net(), data=steps[:2], eval_data=steps, metric=f"{tmp_path / 'figures.py'}:off")

@@ -73,7 +73,7 @@ def _hits(outputs: Tensor, labels: Tensor, most: int = 1) -> Tensor:
         raise CompressorError(f"{_fit(outputs, labels)} as classes; name another --metric (mse, mae, rmse)")
     scores = outputs.movedim(axis, -1)
     highest = scores.topk(min(most, scores.shape[-1]), dim=-1).indices
-    return (highest == labels.unsqueeze(-1)).any(-1).double()[labels.long() != IGNORED]
+    return (highest == labels.unsqueeze(-1)).any(-1).double()[labels != IGNORED]
 
 
 def _class_axis(outputs: Tensor, labels: Tensor) -> int | None:
@@ -155,8 +155,8 @@ def evaluate(
     """How well ``run`` does on ``data``, by a metric's name, ``module:callable`` or ``f(outputs, labels) -> float``.
 
     By default the accuracy where labels are whole numbers and outputs scores of classes, else the mean squared
-    error. A metric of the user's own gets all outputs and all labels at once, on the CPU. With ``batches`` only so
-    many are looked at.
+    error. A metric of the user's own gets all outputs and all labels at once, on the CPU: of one shape, then. With
+    ``batches`` only so many are looked at.
     """
     name, own = (metric, None) if metric is None or metric in _METRICS else _own_metric(metric)
     total, terms, examples = 0.0, 0, 0
@@ -175,10 +175,22 @@ def evaluate(
         total += float(values.sum())
         terms += values.numel()
     if own is not None:
+        shapes = sorted({(tuple(outputs.shape[1:]), tuple(labels.shape[1:])) for outputs, labels in kept})
+        if len(shapes) > 1:
+            raise CompressorError(
+                f"the metric {name} gets all outputs and labels at once, and their shapes differ from batch to batch"
+                f" ({shapes[0]} and {shapes[-1]} an example); pad the evaluation data to one length"
+            )
         outputs, labels = (torch.cat(parts) for parts in zip(*kept, strict=True))
         return Quality(str(name), _own_value(str(name), own, outputs, labels), None, examples)
     chosen = _METRICS[str(name)]
     return Quality(str(name), chosen.finish(total / max(1, terms)), chosen.higher_is_better, examples)
+
+
+def check_evaluation(run: Run, data: Dataset, metric: str | Metric | None, batch_size: int = 256) -> None:
+    """CompressorError where `evaluate` would fail: a first batch tells; of a metric of the user's own, all do."""
+    is_own = metric is not None and metric not in _METRICS
+    evaluate(run, data, metric, batch_size, batches=None if is_own else 1)
 
 
 @torch.no_grad()
