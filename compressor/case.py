@@ -338,15 +338,19 @@ def _trace(case: Case) -> None:
     block = case.probe()
     wants_windows = case.recipe.window not in ("auto", "off") or (block is not None and not block.is_linear)
     in_functions = any(None in run.activations[:-1] for run in case.runs)
-    if wants_windows and in_functions and case.recipe.window != "off":
-        with torch.no_grad():
-            case.opened = to_module(
-                torch.export.export(case.opened, case.example, strict=False, dynamic_shapes=free_batch(case.example))
-            )
-        case.is_rebuilt = True
-        case.notes.append("activations are plain function calls: the model was rebuilt from its graph")
-        case.sites = {site.name: site for site in find_sites(case.opened, case.example)}
-        case.runs = find_runs(case.opened, case.example)
+    if not (wants_windows and in_functions and case.recipe.window != "off"):
+        return
+    try:
+        with silence(), torch.no_grad():
+            shapes = free_batch(case.example)
+            program = torch.export.export(case.opened, case.example, strict=False, dynamic_shapes=shapes)
+    except Exception as error:  # likewise
+        case.notes.append(f"no window goes over an activation that is a plain function call: {reason(error)}")
+        return
+    case.opened, case.is_rebuilt = to_module(program), True
+    case.notes.append("activations are plain function calls: the model was rebuilt from its graph")
+    case.sites = {site.name: site for site in find_sites(case.opened, case.example)}
+    case.runs = find_runs(case.opened, case.example)
 
 
 @contextlib.contextmanager

@@ -138,16 +138,17 @@ def check_labels(model: nn.Module, data: Dataset) -> None:
     device = device_of(model)
     with torch.no_grad():
         output = first_output(model(*(x.to(device) for x in first.inputs)))
-    found = [batch.labels for batch in data.batches(4096) if batch.labels is not None]
-    if output.ndim == 2 and found[0].ndim != 1:
+    if output.ndim != 2:
+        return
+    if first.labels.ndim != 1:
         raise CompressorError(
-            f"the data's labels are {type_name(found[0].dtype)} of shape {tuple(found[0].shape[1:])} for each example,"
-            " where a class is one whole number; save them as floating-point numbers to train on them as values"
+            f"the data's labels are {type_name(first.labels.dtype)} of shape {tuple(first.labels.shape[1:])} for each"
+            " example, where a class is one whole number; save them as floating-point numbers to train on them as"
+            " values"
         )
-    labels = torch.cat([part.flatten().long() for part in found])
-    labels = labels[labels != IGNORED]
-    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    if output.ndim == 2 and not 0 <= low <= high < output.shape[1]:
+    found = [(int(part.min()), int(part.max())) for labels in data.labels() if len(part := labels[labels != IGNORED])]
+    low, high = min((low for low, _ in found), default=0), max((high for _, high in found), default=0)
+    if not 0 <= low <= high < output.shape[1]:
         raise CompressorError(
             f"the data's labels go from {low} to {high}, the model gives {output.shape[1]} classes (0 and up);"
             " give labels that fit, or name another --label-key"
@@ -324,7 +325,6 @@ def distill(
         run = Distillation(student, teacher, entries, train, how, seed)
         if run.without_labels:
             result.notes.append("trained without the labels: they are not values that the original's outputs come near")
-        check_labels(teacher, data)
         best = snapshot(student)
         found = read(checkpoint, run, result)
         if found is not None:

@@ -46,7 +46,7 @@ def original_case(
         changed |= {"model": original, "model_sha256": None}
     live = original if isinstance(original, nn.Module) else None
     asked = recipe.model_copy(update=changed)
-    if live is None:
+    if original is None:
         _check_place(asked.model)
     given = None if inputs is None else dict(zip(inputs.names, inputs.example, strict=True))
     return open_case(asked, model=live, data=given, eval_data=given, unsafe=unsafe, progress=progress)

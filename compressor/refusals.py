@@ -14,7 +14,6 @@ from compressor.plan import Plan, layer_for
 from compressor.recipe import Recipe
 from compressor.sites import device_of
 from compressor.verify import TOLERANCE
-from compressor_converters.onnx_in import OnnxNetwork
 
 _MEND = "take the plan out of the recipe, so that it is made anew"
 
@@ -46,8 +45,8 @@ def check_case(case: Case) -> None:
     if case.eval_data is not None:
         try_out(case.model, case.eval_data.head(2).inputs, what="evaluation data: ")
     _check_outputs(case)
-    if case.data is not None and case.recipe.how().epochs and not isinstance(case.model, OnnxNetwork):
-        check_labels(case.model, case.data)  # of a graph it is not known yet whether it can be trained
+    if case.data is not None and case.recipe.how().epochs:
+        check_labels(case.model, case.data)
 
 
 def _check_outputs(case: Case) -> None:

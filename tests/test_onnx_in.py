@@ -358,3 +358,10 @@ def test_a_cut_off_file_and_a_compressed_one_are_refused(tmp_path: Path) -> None
     result = compress(path, "acdc", settings={"depth": 1})
     with pytest.raises(CompressorError, match="compressed already"):
         load_model(result.folder / "model.onnx")
+
+
+def test_labels_that_fit_no_class_of_a_graph_are_refused_before_the_fit(untrained: None, tmp_path: Path) -> None:
+    path = written(model([node("MatMul", ["x", "w"], "y")], {"w": weight(IN, OUT)}), tmp_path)
+    x, labels = torch.randn(40, IN), torch.arange(40)
+    with pytest.raises(CompressorError, match=f"labels go from 0 to 39, the model gives {OUT} classes"):
+        compress(str(path), "svd", data=(x, labels), eval_data=(x, labels % OUT), settings={"rank": 3}, epochs=1)

@@ -16,6 +16,7 @@ import compressor
 from compressor import CompressorError
 from compressor.bench import bench
 from compressor.measure import first_output
+from compressor.pipeline import make_recipe, plan_only
 from compressor.recipe import read_recipe, refuse_code_in
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -181,3 +182,21 @@ def test_more_weights_than_there_are_are_refused_in_words(method: str) -> None:
     model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
     with pytest.raises(CompressorError, match=f"method '{method}': count=9999 is more than the 256 weights"):
         compressor.compress(model, method, data=rows(60, 16), epochs=0, settings={"count": 9999}, target=("*",))
+
+
+class Eight(nn.Module):
+    """A network for eight examples at once, with an activation that is a plain function call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.relu(self.up(x))).reshape(8, -1)
+
+
+def test_a_graph_of_one_batch_size_has_no_windows_over_function_calls() -> None:
+    asked = make_recipe(method="acdc", settings={"relu": True, "depth": 2}, input_shape={"x": (1, 16)}, target=("*",))
+    report = plan_only(asked, model=Eight().eval())
+    assert [row.sites for row in report.layers] == [["up"], ["down"]]
+    assert any("no window goes over an activation that is a plain function call" in note for note in report.notes)

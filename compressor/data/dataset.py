@@ -17,6 +17,8 @@ from torch import Tensor
 from compressor.data.arrays import Arrays, Preparation, check_finite
 from compressor.errors import CompressorError
 
+_TOGETHER = 256  # examples read at once
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,6 +55,10 @@ class Dataset(ABC):
         """The first ``rows`` examples, or as many as there are."""
         return next(iter(self.batches(rows)))
 
+    def labels(self) -> Iterator[Tensor]:
+        """The labels of all examples, where they have any, part by part; one pass."""
+        return (batch.labels for batch in self.batches(_TOGETHER) if batch.labels is not None)
+
     def without_labels(self) -> Self:
         """The same examples, as if they had no labels."""
         other = copy.copy(self)
@@ -62,7 +68,7 @@ class Dataset(ABC):
     def fingerprint(self) -> str:
         """16 digits that stand for all values as the model gets them, in their order; one pass."""
         columns: list[Any] = []
-        for batch in self.batches(1024):
+        for batch in self.batches(_TOGETHER):
             tensors = batch.inputs if batch.labels is None else (*batch.inputs, batch.labels)
             columns = columns or [hashlib.sha256(f"{x.dtype}{tuple(x.shape[1:])}".encode()) for x in tensors]
             for column, x in zip(columns, tensors, strict=True):
@@ -105,6 +111,11 @@ class RowDataset(Dataset):
         order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
         return self._part(np.sort(order[back:])), self._part(np.sort(order[:back]))
 
+    def _stored(self, labels: Tensor | None) -> Iterator[Tensor]:
+        """`labels` of a dataset that has all of them at hand: ``labels``, by the numbers of the examples."""
+        if labels is not None and self.has_labels:
+            yield labels[torch.from_numpy(self._rows)]
+
     def _part(self, places: NDArray[np.int64]) -> Self:
         part = copy.copy(self)
         part._rows = self._rows[places]
@@ -126,6 +137,9 @@ class TensorDataset(RowDataset):
         index = torch.from_numpy(rows)
         inputs = self._preparation.inputs(tuple(x[index] for x in self._inputs))
         return Batch(inputs, None if self._labels is None else self._labels[index])
+
+    def labels(self) -> Iterator[Tensor]:
+        return self._stored(self._labels)
 
 
 class MapDataset(RowDataset):

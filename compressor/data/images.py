@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ class ImageFolder(RowDataset):
                 self._have[row] = True
             images = self._kept[index]
         return Batch(self._preparation.inputs((images,)), None if self._labels is None else self._labels[index])
+
+    def labels(self) -> Iterator[Tensor]:
+        return self._stored(self._labels)
 
     def _decode(self, row: Any) -> Tensor:
         channels, height, width = self._shape
